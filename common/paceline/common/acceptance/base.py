@@ -1,0 +1,92 @@
+"""What every acceptance rule is given and gives back."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from paceline.common.sampling.law import Law
+from paceline.common.sampling.noise import Purpose, gumbel_pick, inverse_cdf, uniform
+from paceline.common.sampling.rows import TargetRows
+from paceline.common.tokens import Draft, How, Origin, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How far a draft is right, and what the verifier puts after it."""
+
+    num_accepted: int
+    """Leading drafted tokens that stand."""
+    next_token_id: int | None
+    """The verifier's own token after them; None when a fully accepted rejection block says more follows."""
+    next_origin: Origin | None
+
+
+class Dice(Protocol):
+    """Every random decision a rule may take, at an absolute position. Tests enumerate them; a verifier
+    hashes."""
+
+    def pick(self, law: Law, position: int) -> int:
+        """A draw from `law` with the noise the drafter shares."""
+        ...
+
+    def draw(self, law: Law, position: int) -> int:
+        """A draw from `law` that the drafter cannot foresee."""
+        ...
+
+    def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
+        """True with probability min(1, target_prob / draft_prob), independently of `draw`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeededDice:
+    """Dice whose every throw is a pure function of the seed and the position."""
+
+    seed: int
+
+    def pick(self, law: Law, position: int) -> int:
+        """See `Dice.pick`."""
+        return gumbel_pick(law, self.seed, position)
+
+    def draw(self, law: Law, position: int) -> int:
+        """See `Dice.draw`."""
+        return inverse_cdf(law, uniform(self.seed, position, Purpose.RECOVER))
+
+    def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
+        """See `Dice.accepts`. Strict: a token of target probability 0 is never accepted, even by a coin of
+        0."""
+        return uniform(self.seed, position, Purpose.ACCEPT) * draft_prob < target_prob
+
+
+class AcceptanceRule(Protocol):
+    """Decides how much of a draft stands. Pure: no clock, no dice of its own."""
+
+    @property
+    def name(self) -> Rule:
+        """Its name in configs and on the wire."""
+        ...
+
+    @property
+    def accepts(self) -> frozenset[How]:
+        """Ways of choosing drafts that it judges without bias; it refuses all others."""
+        ...
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the output law is exactly the target's; such rules are put through the exactness proofs."""
+        ...
+
+    def judge(self, draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
+        """Judge a checked draft.
+
+        Args:
+            draft: The block; token `i` stands at absolute position `draft.base + i`.
+            rows: The target's answer, one row per drafted token and one more for the token after them.
+            dice: Where all randomness comes from.
+        """
+        ...
+
+
+def follow(draft: Draft) -> Origin:
+    """What the verifier's token after a fully accepted draft is called: filled if there was nothing to
+    accept."""
+    return Origin.BONUS if len(draft) else Origin.FILLED

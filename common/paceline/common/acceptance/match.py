@@ -1,0 +1,51 @@
+"""Keep drafted tokens while they equal the verifier's own pick (methods 2.2, R2, R6)."""
+
+from dataclasses import dataclass
+
+from paceline.common.acceptance.base import Dice, Judgement, follow
+from paceline.common.sampling.rows import TargetRows
+from paceline.common.tokens import Draft, How, Origin, Rule
+
+
+def match(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
+    """Accept the longest prefix of the draft that the verifier would have written itself.
+
+    At every row the verifier makes its own pick: the argmax at temperature 0, otherwise the argmax of log
+    law plus the noise keyed by seed and position. The first pick that differs from the draft is the
+    *recovered* token; if none does, the pick of the row after the last drafted token is the *bonus*
+    (*filled*, if nothing was drafted).
+
+    Every emitted token is the verifier's own pick, so the text depends on target, prompt and seed alone; a
+    draft, however it was made, only decides how early it is known.
+
+    Lossless: yes, for any draft. Proved by enumeration in tests/acceptance/test_exactness.py.
+    References: Daliri, Musco and Suresh, arXiv:2408.07978; a deterministic draft makes it rule R2.
+    """
+    for index, token_id in enumerate(draft.token_ids):
+        picked = _own_pick(rows, index, draft.base + index, dice)
+        if picked != token_id:
+            return Judgement(index, picked, Origin.RECOVERED)
+    length = len(draft)
+    return Judgement(length, _own_pick(rows, length, draft.base + length, dice), follow(draft))
+
+
+def _own_pick(rows: TargetRows, index: int, position: int, dice: Dice) -> int:
+    if rows.params.is_greedy:
+        return rows.greedy(index)
+    return dice.pick(rows.law(index), position)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Greedy, coupled and one-hot acceptance: one algorithm, told apart by what the drafter does.
+
+    Safe against a lying drafter: no draft can bend the law.
+    """
+
+    name: Rule
+    accepts: frozenset[How] = frozenset(How)
+    lossless: bool = True
+
+    def judge(self, draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
+        """See `match`."""
+        return match(draft, rows, dice)

@@ -1,0 +1,254 @@
+"""From a row of logits to the law that is asked for. Written once; drafter and verifier both call it.
+
+Order (as transformers and vLLM have it): logit bias, repetition, presence and frequency penalties,
+temperature, top-k, top-p, min-p, renormalise. Ties are always broken towards the lowest token id, so exactly
+k tokens survive top-k, and the nucleus is the smallest one.
+
+Which tokens survive is decided on float32 weights; their probabilities are the float64 softmax of their
+logits. Nothing here sorts the vocabulary: cheap bounds throw most of it away first.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.common.errors import InvalidRequest, TargetNumerics
+from paceline.common.sampling.history import History
+from paceline.common.tokens import SamplingParams
+
+__all__ = ["History", "Law", "greedy_token", "one_hot", "processed_logits", "target_law"]
+
+_SORT_AT_MOST = 4096
+"""Arrays up to this size are sorted outright; larger ones are narrowed with a sorted sample first."""
+_SAMPLE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A distribution over token ids that stores only the tokens with mass."""
+
+    token_ids: NDArray[np.int64]
+    """Ascending, unique. int64 [support]."""
+    probs: NDArray[np.float64]
+    """Positive, summing to 1 within 1e-9. float64 [support]."""
+
+    def prob(self, token_id: int) -> float:
+        """Probability of one token; 0.0 outside the support."""
+        index = int(self.token_ids.searchsorted(token_id))
+        if index < len(self.token_ids) and self.token_ids[index] == token_id:
+            return float(self.probs[index])
+        return 0.0
+
+    def dense(self, vocab_size: int) -> NDArray[np.float64]:
+        """The law as a full row. float64 [vocab]."""
+        row = np.zeros(vocab_size)
+        row[self.token_ids] = self.probs
+        return row
+
+
+def one_hot(token_id: int) -> Law:
+    """The law with all its mass on one token."""
+    return Law(np.array([token_id], dtype=np.int64), np.ones(1))
+
+
+def greedy_token(logits: NDArray[np.float32], params: SamplingParams, history: History) -> int:
+    """Argmax after bias and penalties; the lowest id wins ties.
+
+    Raises:
+        TargetNumerics: the row holds NaN or +inf, or nothing but -inf.
+    """
+    row = processed_logits(logits, params, history)
+    token_id = int(row.argmax())  # argmax stops at the first NaN, so looking at the winner finds any
+    _check_finite(float(row[token_id]))
+    return token_id
+
+
+def target_law(logits: NDArray[np.float32], params: SamplingParams, history: History) -> Law:
+    """The law of the next token under `params`.
+
+    Args:
+        logits: The model's raw row, float32 [vocab]; -inf forbids a token. Left unchanged.
+        params: What to do to it; temperature 0 puts all mass on `greedy_token`.
+        history: The tokens before this row; read only if there are penalties.
+    Raises:
+        TargetNumerics: the row holds NaN or +inf, or nothing but -inf.
+    """
+    if params.is_greedy:
+        return one_hot(greedy_token(logits, params, history))
+    row = processed_logits(logits, params, history)
+    top = row.max()
+    _check_finite(float(top))
+    token_ids: NDArray[np.int64] | None = None
+    if 0 < params.top_k < len(row):
+        token_ids = _largest(row, params.top_k)
+        row = row[token_ids]
+    if params.top_p < 1.0 or params.min_p > 0.0:
+        kept = _nucleus(_weights(row, top, params.temperature), params.top_p, params.min_p)
+        row = row[kept]
+        token_ids = kept if token_ids is None else token_ids[kept]
+    return _softmax(row, top, params.temperature, token_ids)
+
+
+def processed_logits(
+    logits: NDArray[np.float32], params: SamplingParams, history: History
+) -> NDArray[np.float32]:
+    """The row after logit bias and penalties; `logits` itself when there are none. float32 [vocab]."""
+    if params.keeps_argmax_of_raw_logits:
+        return logits
+    row = logits.copy()
+    if params.logit_bias:
+        _add_bias(row, params)
+    if not params.has_penalties:
+        return row
+    token_ids, counts = history.seen()
+    values = row[token_ids]
+    if params.repetition_penalty != 1.0:
+        penalty = params.repetition_penalty
+        values = np.where(values > 0, values / penalty, values * penalty)
+    if params.presence_penalty != 0.0:
+        values -= params.presence_penalty * (counts > 0)
+    if params.frequency_penalty != 0.0:
+        values -= params.frequency_penalty * counts
+    row[token_ids] = values
+    return row
+
+
+def _add_bias(row: NDArray[np.float32], params: SamplingParams) -> None:
+    bias = params.logit_bias
+    token_ids = np.fromiter(bias.keys(), dtype=np.int64, count=len(bias))
+    if token_ids.min() < 0 or token_ids.max() >= len(row):
+        outside = next(i for i in bias if not 0 <= i < len(row))
+        raise InvalidRequest(f"token id {outside} is not in 0..{len(row) - 1}", field="logit_bias")
+    row[token_ids] += np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
+
+
+def _check_finite(top: float) -> None:
+    if not math.isfinite(top):
+        raise TargetNumerics(
+            "a row of logits holds NaN or +inf, or forbids every token",
+            cure="the model's weights or its number format are broken; try float32",
+        )
+
+
+def _weights(row: NDArray[np.float32], top: np.float32, temperature: float) -> NDArray[np.float32]:
+    """Unnormalised probabilities in float32, 1 for the likeliest. [vocab]."""
+    with np.errstate(over="ignore"):  # models mask with the lowest float; less than that is -inf, as meant
+        weights = row - top
+        if temperature != 1.0:
+            weights *= 1.0 / temperature
+    np.exp(weights, out=weights)
+    return weights
+
+
+def _softmax(
+    row: NDArray[np.float32], top: np.float32, temperature: float, token_ids: NDArray[np.int64] | None
+) -> Law:
+    """float64 softmax of the surviving logits; tokens whose mass underflows to 0 leave the support."""
+    probs = row.astype(np.float64)
+    probs -= float(top)
+    if temperature != 1.0:
+        probs /= temperature
+    np.exp(probs, out=probs)
+    if token_ids is None:
+        token_ids = probs.nonzero()[0]
+        if len(token_ids) < len(probs):
+            probs = probs[token_ids]
+    elif not probs.all():
+        kept = probs.nonzero()[0]
+        token_ids, probs = token_ids[kept], probs[kept]
+    probs /= probs.sum()
+    return Law(token_ids, probs)
+
+
+def _largest(row: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Indices of the `k` largest values, ascending."""
+    candidates: NDArray[np.int64] | None = None
+    if len(row) > _SORT_AT_MOST:
+        stride = len(row) // _SAMPLE
+        sample = np.sort(row[::stride])
+        expected = k / stride
+        rank = int(expected + 4.0 * math.sqrt(expected) + 4.0)
+        if rank < len(sample):
+            candidates = (row >= sample[-rank]).nonzero()[0]
+            if len(candidates) < k:  # the sample missed: its pace and the row's peaks coincide
+                candidates = None
+    values = row if candidates is None else row[candidates]
+    smallest_kept = np.partition(values, len(values) - k)[len(values) - k]
+    kept = _first_at_least(values, smallest_kept, k)
+    return kept if candidates is None else candidates[kept]
+
+
+def _nucleus(weights: NDArray[np.float32], top_p: float, min_p: float) -> NDArray[np.int64]:
+    """Indices of the smallest set of largest weights that reaches `top_p` of the sum, less those under
+    `min_p`.
+
+    Weights not above (1 - top_p) / vocab of the sum cannot matter: together they weigh at most what may be
+    cut.
+    """
+    if top_p >= 1.0:
+        return (weights >= np.float32(min_p)).nonzero()[0]
+    total = float(weights.sum())
+    goal = top_p * total
+    floor = np.float32(max(min_p, (total - goal) / len(weights) * (1.0 - 1e-6)))
+    above = weights >= floor
+    if np.count_nonzero(above) > len(weights) // 2:
+        if min_p > 0.0:
+            weights = np.where(above, weights, np.float32(0.0))
+        kept = _reaching(weights, goal)
+        return kept[weights[kept] > 0.0] if min_p > 0.0 else kept
+    candidates = above.nonzero()[0]
+    return candidates[_reaching(weights[candidates], goal)]
+
+
+def _reaching(weights: NDArray[np.float32], goal: float) -> NDArray[np.int64]:
+    """Indices of the smallest set of largest weights whose sum reaches `goal`; all of them if none does."""
+    mass_above, num_above, window = 0.0, 0, weights
+    if len(weights) > _SORT_AT_MOST:
+        mass_above, num_above, window = _window(weights, goal)
+    descending = np.sort(window)[::-1]
+    cumulative = descending.cumsum(dtype=np.float64)
+    index = int(cumulative.searchsorted(goal - mass_above))
+    num_kept = num_above + index + 1
+    if index >= len(descending):
+        if num_above + len(window) < len(weights):  # the window missed the goal
+            return _reaching_by_sorting(weights, goal)
+        return np.arange(len(weights))
+    return _first_at_least(weights, descending[index], num_kept)
+
+
+def _window(weights: NDArray[np.float32], goal: float) -> tuple[float, int, NDArray[np.float32]]:
+    """A narrow range of weights that holds the last one to reach `goal`, found with a sorted sample.
+
+    Returns the mass and number of weights above the range, and the weights in it (all, if the guess failed).
+    """
+    sample = np.sort(weights[:: len(weights) // _SAMPLE])[::-1]
+    cumulative = sample.cumsum(dtype=np.float64)
+    guess = int(cumulative.searchsorted(goal / float(weights.sum()) * cumulative[-1]))
+    margin = 2 * math.isqrt(len(sample))
+    high, low = sample[max(guess - margin, 0)], sample[min(guess + margin, len(sample) - 1)]
+    above = weights > high
+    mass_above = float((weights * above).sum())
+    if mass_above >= goal:
+        return 0.0, 0, weights
+    inside = ((weights >= low) ^ above).nonzero()[0]
+    return mass_above, int(np.count_nonzero(above)), weights[inside]
+
+
+def _reaching_by_sorting(weights: NDArray[np.float32], goal: float) -> NDArray[np.int64]:
+    descending = np.sort(weights)[::-1]
+    index = int(descending.cumsum(dtype=np.float64).searchsorted(goal))
+    if index >= len(descending):
+        return np.arange(len(weights))
+    return _first_at_least(weights, descending[index], index + 1)
+
+
+def _first_at_least(values: NDArray[np.float32], smallest: np.float32, num: int) -> NDArray[np.int64]:
+    """Indices, ascending, of the `num` values from `smallest` up; surplus ties lose their highest indices."""
+    kept = (values >= smallest).nonzero()[0]
+    if len(kept) == num:
+        return kept
+    ties = (values[kept] == smallest).nonzero()[0]
+    surplus = len(kept) - num
+    return np.delete(kept, ties[len(ties) - surplus :])
