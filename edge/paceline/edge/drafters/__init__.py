@@ -1,0 +1,75 @@
+"""Drafters by name: one literal table; other packages add theirs by entry point, group
+`paceline.drafters`."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from paceline.common.errors import InvalidRequest
+from paceline.edge.drafters.base import Drafter, DraftSession, KeepGoing, Proposal, always
+
+ENTRY_POINT_GROUP = "paceline.drafters"
+
+DRAFTERS: dict[str, str] = {
+    "onnx": "paceline.edge.drafters.onnx:OnnxDrafter",
+    "torch": "paceline.edge.drafters.torch:TorchDrafter",
+    "ngram": "paceline.edge.drafters.ngram:NgramDrafter",
+    "table": "paceline.edge.drafters.table:TableDrafter",
+}
+"""Name to "module:factory", as an entry point has it: nothing heavy is imported before it is asked for."""
+
+
+def load_drafter(kind: str, options: Mapping[str, Any] | None = None) -> Drafter:
+    """Make the drafter called `kind`.
+
+    Args:
+        kind: a name in `DRAFTERS` or an entry point of another package.
+        options: keyword arguments of that drafter.
+    Raises:
+        InvalidRequest: no such drafter, or no such option, or one is missing.
+    """
+    factory = _factory(kind)
+    given = dict(options or {})
+    parameters = inspect.signature(factory).parameters
+    for name in given:
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            raise InvalidRequest(
+                f"drafter {kind!r} has no option {name!r}",
+                field=f"drafter.{name}",
+                cure=f"did you mean {near[0]!r}?" if near else f"options: {', '.join(parameters) or 'none'}",
+            )
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise InvalidRequest(f"drafter {kind!r} needs {name!r}", field=f"drafter.{name}", cure="set it")
+    return factory(**given)
+
+
+def drafter_names() -> list[str]:
+    """Every drafter that can be loaded here, built in or installed."""
+    return sorted({*DRAFTERS, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def _factory(kind: str) -> Callable[..., Drafter]:
+    found = list(entry_points(group=ENTRY_POINT_GROUP, name=kind))
+    if kind in DRAFTERS:
+        found = [EntryPoint(kind, DRAFTERS[kind], ENTRY_POINT_GROUP)]
+    if not found:
+        known = ", ".join(drafter_names())
+        raise InvalidRequest(f"there is no drafter {kind!r}", field="drafter.kind", cure=f"known: {known}")
+    factory: Callable[..., Drafter] = found[0].load()
+    return factory
+
+
+__all__ = [
+    "DRAFTERS",
+    "DraftSession",
+    "Drafter",
+    "KeepGoing",
+    "Proposal",
+    "always",
+    "drafter_names",
+    "load_drafter",
+]
