@@ -1,0 +1,143 @@
+"""A target whose law is a pure function of the whole text so far: exactness becomes arithmetic, not
+statistics.
+
+It needs no weights and no torch, and is a real engine in every other way: it remembers what it was given,
+session by session, refuses an impossible `past_length`, and runs out of room."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.cloud.engine.base import Row, check_rows
+from paceline.common.errors import Busy, InternalError, TargetNumerics
+from paceline.common.prefix import Prefix
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class TableEngine:
+    """Logits drawn by hashing (seed, prefix, token); see `table_logits`."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        seed: int = 0,
+        *,
+        spread: float = 2.0,
+        max_context: int = 2048,
+        capacity_tokens: int = 1 << 20,
+        page_size: int = 16,
+        step_s: float = 0.0,
+    ) -> None:
+        """Make a target with its own law.
+
+        Args:
+            vocab_size: Width of a row of logits.
+            seed: Names the law; two engines with the same seed and vocabulary agree.
+            spread: Standard deviation of the logits; 0 is flat, 2 gives the likeliest of 64 tokens about a
+                quarter.
+            max_context: Longest session, tokens.
+            capacity_tokens: Cached tokens over all sessions, rounded down to whole pages.
+            page_size: Granule of allocation, tokens.
+            step_s: Seconds every step sleeps, to stand for a slow model.
+        """
+        self.vocab_size = vocab_size
+        self.seed = seed
+        self.spread = spread
+        self.max_context = max_context
+        self.page_size = page_size
+        self.capacity_tokens = capacity_tokens // page_size * page_size
+        self.step_s = step_s
+        self.steps = 0
+        """Forward passes so far."""
+        self._texts: dict[int, Prefix] = {}
+
+    def step(self, rows: Sequence[Row]) -> list["TableRows"]:
+        """One forward over all rows; see `TargetEngine.step`."""
+        lengths = {key: len(text) for key, text in self._texts.items()}
+        check_rows(rows, lengths, vocab_size=self.vocab_size, max_context=self.max_context)
+        after = lengths | {row.key: row.past_length + len(row.token_ids) for row in rows}
+        pages = sum(-(-length // self.page_size) for length in after.values())
+        if pages * self.page_size > self.capacity_tokens:
+            raise Busy("the table engine is full", cure="release a session", retry_after_s=1.0)
+        if self.step_s:
+            time.sleep(self.step_s)
+        self.steps += 1
+        return [self._run(row) for row in rows]
+
+    def release(self, key: int) -> None:
+        """Forget a session; an unknown key is no error."""
+        self._texts.pop(key, None)
+
+    def cached_tokens(self) -> int:
+        """Tokens cached now, over all sessions."""
+        return sum(len(text) for text in self._texts.values())
+
+    def check_integrity(self) -> None:
+        """Raise `InternalError` if a session is empty or longer than the context."""
+        for key, text in self._texts.items():
+            if not 0 < len(text) <= self.max_context:
+                raise InternalError(f"session {key} holds {len(text)} tokens")
+
+    def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The law itself: logits [vocab] of the token after `token_ids`."""
+        text = Prefix(token_ids)
+        return table_logits(text.hash_at(len(text)), self.vocab_size, self.seed, self.spread)
+
+    def _run(self, row: Row) -> "TableRows":
+        text = self._texts.setdefault(row.key, Prefix())
+        text.truncate(row.past_length)
+        text.extend(row.token_ids)
+        ends = range(len(text) - row.num_logits + 1, len(text) + 1)
+        logits = [table_logits(text.hash_at(end), self.vocab_size, self.seed, self.spread) for end in ends]
+        return TableRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
+
+
+class TableRows:
+    """Logit rows held in numpy, float32 [n, vocab] (`paceline.common.sampling.rows.LogitRows`)."""
+
+    __slots__ = ("_logits",)
+
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self._logits = logits
+
+    def __len__(self) -> int:
+        return len(self._logits)
+
+    def argmax(self) -> NDArray[np.int64]:
+        """The likeliest token of every row, [n]; `TargetNumerics` if a row holds NaN or infinity."""
+        if not np.isfinite(self._logits).all():
+            raise TargetNumerics("the table engine produced NaN or infinity")
+        likeliest: NDArray[np.int64] = self._logits.argmax(axis=1).astype(np.int64)
+        return likeliest
+
+    def row(self, index: int) -> NDArray[np.float32]:
+        """The logits of row `index`, float32 [vocab]."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        logits: NDArray[np.float32] = self._logits[index]
+        return logits
+
+
+def table_logits(prefix_hash: int, vocab_size: int, seed: int, spread: float) -> NDArray[np.float32]:
+    """Logits, float32 [vocab], that depend on nothing but the arguments: logistic noise of deviation
+    `spread`.
+
+    Every token's noise is `log(u / (1 - u))` with u in (0, 1) from a SplitMix64 hash of (seed, prefix,
+    token)."""
+    origin = np.uint64((prefix_hash ^ (seed * 0xD1B54A32D192ED03)) & 0xFFFF_FFFF_FFFF_FFFF)
+    with np.errstate(over="ignore"):
+        bits = _mix(origin + _GOLDEN * np.arange(1, vocab_size + 1, dtype=np.uint64))
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    noise = np.log(uniform / (1.0 - uniform)) * (spread * np.sqrt(3.0) / np.pi)
+    logits: NDArray[np.float32] = noise.astype(np.float32)
+    return logits
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser, elementwise."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
