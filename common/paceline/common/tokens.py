@@ -136,27 +136,16 @@ class Verdict:
 
     base: int
     """Committed length before this verdict."""
-    accepted_token_ids: tuple[int, ...] = ()
-    """Accepted tokens. On the wire only their number travels when the client still holds the draft."""
+    num_accepted: int = 0
+    """How many drafted tokens stand, from `base` on. The client knows them: it sent them."""
     next_token_id: int | None = None
-    """The verifier's own token after the accepted ones; None when the text ended inside the draft or when a
-    rejection block says more follows."""
+    """The verifier's own token after the accepted ones; None when the text ended inside the draft, when a rejection
+    block says more follows, or when blocks were dropped as stale and nothing was decided."""
     next_origin: Origin | None = None
+    """RECOVERED, BONUS or FILLED; None iff `next_token_id` is."""
     blocks_settled: int = 0
-    """How many blocks of this stream are answered or dropped so far; the client's credit is the window minus
-    what it has sent beyond this."""
+    """How many blocks of this stream are answered or dropped so far; what the client sent beyond it is in flight."""
     verify_s: float = 0.0
-    """Duration of the engine step that produced this verdict (model, sampling and acceptance), seconds."""
+    """Duration of the engine step behind this verdict (model, sampling and acceptance), seconds."""
     queue_s: float = 0.0
     """Time the draft waited in the verifier before that step began, seconds."""
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """Every token this verdict commits, in order."""
-        return self.accepted_token_ids if self.next_token_id is None else (*self.accepted_token_ids, self.next_token_id)
-
-    @property
-    def origins(self) -> tuple[Origin, ...]:
-        """Who wrote each of `token_ids`."""
-        accepted = (Origin.ACCEPTED,) * len(self.accepted_token_ids)
-        return accepted if self.next_origin is None else (*accepted, self.next_origin)

@@ -1,0 +1,1 @@
+"""The verifier: target engine, scheduler, sessions, gRPC service."""

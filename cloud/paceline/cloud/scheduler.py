@@ -1,0 +1,68 @@
+"""Which sessions run in the next engine step. Plain Python: no torch, no grpc, no clock.
+
+Whoever has something to do waits in one queue, first come first served, and rejoins it at the end: nobody is
+overtaken twice. A step takes everybody it has room for; prompts share one chunk per step.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paceline.common.session import VerifierSession, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One session's part of a step."""
+
+    key: int
+    work: Work
+
+
+class Scheduler:
+    """A fair queue of sessions.
+
+    Args:
+        max_step_tokens: tokens in one step, over all sessions.
+        prefill_chunk_tokens: prompt tokens in one step.
+    """
+
+    def __init__(self, max_step_tokens: int, prefill_chunk_tokens: int) -> None:
+        self._max_step_tokens = max_step_tokens
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._queue: deque[int] = deque()
+        self._queued: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, key: int) -> None:
+        """A session may have something to do. Harmless if it is queued already."""
+        if key not in self._queued:
+            self._queued.add(key)
+            self._queue.append(key)
+
+    def plan(self, sessions: Mapping[int, VerifierSession]) -> list[Planned]:
+        """Take sessions off the queue until the step is full. Those with nothing to do leave it; those for whom
+        there is no room keep their place."""
+        room, prefill_room = self._max_step_tokens, self._prefill_chunk_tokens
+        planned: list[Planned] = []
+        postponed: list[int] = []
+        while self._queue and room > 0:
+            key = self._queue.popleft()
+            session = sessions.get(key)
+            if session is not None and session.num_uncached > 0 and prefill_room <= 0:
+                postponed.append(key)
+                continue
+            work = session.next_work(prefill_room) if session is not None else None
+            if work is None:
+                self._queued.discard(key)
+            elif planned and len(work.token_ids) > room:
+                postponed.append(key)
+            else:
+                self._queued.discard(key)
+                planned.append(Planned(key, work))
+                room -= len(work.token_ids)
+                prefill_room -= max(session.num_uncached if session else 0, 0)
+        self._queue.extendleft(reversed(postponed))
+        return planned

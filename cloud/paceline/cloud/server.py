@@ -1,0 +1,119 @@
+"""A verifier process: gRPC server with health and reflection, graceful on SIGTERM."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from paceline.cloud.config import ServerConfig
+from paceline.cloud.service import SERVICE_NAME, VerifierService
+from paceline.cloud.verifier import Verifier
+from paceline.common.errors import InvalidRequest
+from paceline.common.hops.grpc import check_address
+
+log = logging.getLogger(__name__)
+
+# Every name is checked against the installed binary by a test: grpc ignores misspelt options in silence.
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_536),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", 1 << 20),
+    ("grpc.absolute_max_metadata_size", 16_384),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.so_reuseport", 0),  # two verifiers must not share a port by mistake
+)
+
+
+class Server:
+    """A listening verifier.
+
+    Args:
+        verifier: who answers; started and stopped with the server.
+        config: where to listen and how to stop.
+    """
+
+    def __init__(self, verifier: Verifier, config: ServerConfig) -> None:
+        self.verifier = verifier
+        self.config = config
+        self.address = ""
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            InvalidRequest: the address is malformed or taken.
+        """
+        check_address(self.config.listen, "listen")
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        VerifierService(self.verifier).add_to(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        host, _, _ = self.config.listen.rpartition(":")
+        try:
+            port = self._server.add_insecure_port(self.config.listen)
+        except RuntimeError:
+            raise InvalidRequest(
+                f"cannot listen on {self.config.listen}: the port is in use or not yours",
+                field="listen",
+                cure="choose another port, or port 0 for a free one",
+            ) from None
+        self.verifier.start()
+        await self._server.start()
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{host}:{port}"
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Tell clients, wait for live generations up to `drain_s` seconds, then end."""
+        grace_s = self.config.drain_s if drain_s is None else drain_s
+        assert self._server is not None, "stop follows start"
+        await self._health.enter_graceful_shutdown()
+        self.verifier.drain(grace_s)
+        await self._wait_until_idle(grace_s)
+        await self._server.stop(0)
+        self.verifier.stop()
+
+    async def _wait_until_idle(self, grace_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        while self.verifier.num_sessions and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+
+
+async def serve_until_signal(server: Server, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends at once.
+
+    Args:
+        on_ready: called with the bound address.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await server.start()
+    on_ready(server.address)
+    await stopping.wait()
+    impatient = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, impatient.set)
+    stop = asyncio.create_task(server.stop())
+    hurry = asyncio.create_task(impatient.wait())
+    await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not stop.done():
+        stop.cancel()

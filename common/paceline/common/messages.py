@@ -1,0 +1,141 @@
+"""Every message of the protocol as a frozen dataclass; `paceline.common.codec` alone knows their wire form.
+
+Drafts and verdicts, the hot path, live in `paceline.common.tokens`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from paceline.common.errors import PacelineError, Status
+from paceline.common.tokens import Draft, FinishReason, Rule, SamplingParams, Verdict
+
+PROTOCOL_VERSION = 1
+
+
+class Feature(StrEnum):
+    """Optional abilities; a peer uses only those both ends named."""
+
+    SPARSE_LAW = "sparse-law"
+    TREE = "tree"
+    RESUME = "resume"
+
+
+class FillPolicy(StrEnum):
+    """Whether the verifier decodes on by itself while no draft is there."""
+
+    OFF = "off"
+    UNLIMITED = "unlimited"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Starts a generation, or continues one after a lost connection."""
+
+    prompt_token_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    rule: Rule = Rule.GREEDY
+    fill: FillPolicy = FillPolicy.OFF
+    seed: int = 0
+    """Unsigned 64-bit; keys every random choice together with the position."""
+    committed_token_ids: tuple[int, ...] = ()
+    """Generated in an earlier connection; counted in `max_new_tokens`."""
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    tokenizer_fingerprint: bytes = b""
+    protocol_version: int = PROTOCOL_VERSION
+    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.RESUME})
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The verifier accepts the session."""
+
+    vocab_size: int
+    max_draft_tokens: int
+    max_blocks_in_flight: int
+    committed_length: int
+    stop_token_ids: tuple[int, ...] = ()
+    features: frozenset[Feature] = frozenset()
+    protocol_version: int = PROTOCOL_VERSION
+    verify_fixed_s: float = 0.0
+    """v0 of the verifier's cost line: seconds of an engine step whatever its size."""
+    verify_per_token_s: float = 0.0
+    """v1: seconds per further token in the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The text is complete."""
+
+    reason: FinishReason
+    committed_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The verifier is going away; open again elsewhere."""
+
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMessage:
+    """What is wrong, said in-band before the status says it."""
+
+    status: Status
+    reason: str
+    message: str
+    field: str = ""
+    cure: str = ""
+    retry_after_s: float = 0.0
+    fatal: bool = True
+    blocks_settled: int = 0
+
+    @classmethod
+    def of(cls, error: PacelineError, blocks_settled: int = 0) -> "ErrorMessage":
+        """The wire form of an error of ours."""
+        return cls(
+            status=error.status,
+            reason=error.reason,
+            message=error.message,
+            field=error.field,
+            cure=error.cure,
+            retry_after_s=error.retry_after_s,
+            fatal=error.fatal,
+            blocks_settled=blocks_settled,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End the text where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Free the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a verifier serves."""
+
+    software_version: str
+    model_name: str
+    vocab_size: int
+    max_context: int
+    max_sessions: int
+    max_draft_tokens: int
+    rules: tuple[Rule, ...]
+    tokenizer_fingerprint: bytes = b""
+    eos_token_ids: tuple[int, ...] = ()
+    features: frozenset[Feature] = frozenset()
+    device: str = ""
+    dtype: str = ""
+    active_sessions: int = 0
+    protocol_version: int = PROTOCOL_VERSION
+
+
+ClientMessage = Open | Draft | Cancel | Close
+ServerMessage = Opened | Verdict | Finished | Draining | ErrorMessage

@@ -1,0 +1,113 @@
+"""What a set of draft blocks means for a given committed text. Both ends ask this one function.
+
+A block addresses a prefix by length and hash. Relative to the committed text it is either *stale* (it contradicts
+what is committed, or says nothing new), *usable* (it continues the text, or an earlier usable block), or *early* (it
+continues something not there yet). Stale blocks cost a comparison and are dropped without an error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paceline.common.prefix import Prefix, extend_hash
+from paceline.common.tokens import Draft, How
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The longest chain some blocks form on top of a committed text."""
+
+    draft: Draft | None
+    """All usable tokens as one block based at the end of the text; None if no block is usable."""
+    used: tuple[int, ...]
+    """Indices of blocks wholly contained in `draft`."""
+    stale: tuple[int, ...]
+    """Indices of blocks that can never become usable."""
+
+
+class _Tail:
+    """Drafted tokens beyond the committed text, with their hashes."""
+
+    def __init__(self, text: Prefix) -> None:
+        self.text = text
+        self.blocks: list[Draft] = []
+        self.token_ids: list[int] = []
+        self.laws: list[object] = []
+        self.probs: list[float] = []
+        self.hashes = [text.hash_at(len(text))]
+
+    @property
+    def end(self) -> int:
+        return len(self.text) + len(self.token_ids)
+
+    def hash_at(self, length: int) -> int:
+        committed = len(self.text)
+        return self.text.hash_at(length) if length <= committed else self.hashes[length - committed]
+
+    def token_at(self, position: int) -> int:
+        committed = len(self.text)
+        token_id: int = self.text[position] if position < committed else self.token_ids[position - committed]
+        return token_id
+
+    def append(self, block: Draft, start: int, count: int) -> None:
+        """Take `count` tokens of a block from its index `start` on."""
+        taken = slice(start, start + count)
+        self.blocks.append(block)
+        self.laws.extend(block.laws[taken])
+        self.probs.extend(block.draft_probs[taken])
+        for token_id in block.token_ids[taken]:
+            self.token_ids.append(token_id)
+            self.hashes.append(extend_hash(self.hashes[-1], token_id))
+
+    def as_draft(self) -> Draft:
+        last = self.blocks[-1]
+        return Draft(
+            base=len(self.text),
+            prefix_hash=self.hashes[0],
+            token_ids=tuple(self.token_ids),
+            draft_probs=tuple(self.probs),
+            how=self.blocks[0].how,
+            laws=tuple(self.laws),  # type: ignore[arg-type]
+            more_follows=last.more_follows,
+        )
+
+
+def merge(text: Prefix, blocks: Sequence[Draft], max_tokens: int) -> Merged:
+    """Chain the usable blocks on top of `text`, at most `max_tokens` tokens in all.
+
+    Blocks chain only while they were chosen the same way, so that one rule can judge the result. A block cut by
+    `max_tokens` is not reported as used; what is left of it may be used later.
+    """
+    tail, used, stale = _Tail(text), [], []
+    how: How | None = None
+    for index, block in enumerate(blocks):
+        verdict = _fit(tail, block)
+        if verdict is None:
+            stale.append(index)
+        elif verdict >= 0 and how in (None, block.how):
+            fresh = len(block) - verdict
+            taken = min(fresh, max_tokens - len(tail.token_ids))
+            tail.append(block, verdict, taken)
+            how = block.how
+            if taken == fresh:
+                used.append(index)
+    return Merged(tail.as_draft() if tail.blocks else None, tuple(used), tuple(stale))
+
+
+def _fit(tail: _Tail, block: Draft) -> int | None:
+    """How many of a block's tokens stand in the tail already; None if it is stale, -1 if it is early."""
+    committed = len(tail.text)
+    if block.base > tail.end:
+        return -1
+    if tail.hash_at(block.base) != block.prefix_hash:
+        return None if block.base <= committed else -1
+    known = min(tail.end - block.base, len(block))
+    for index in range(known):
+        if tail.token_at(block.base + index) != block.token_ids[index]:
+            return None if block.base + index < committed else -1
+    if block.base + len(block) <= committed and not _asks_for_a_step(block, committed):
+        return None
+    return known if block.base + len(block) >= tail.end else -1
+
+
+def _asks_for_a_step(block: Draft, committed: int) -> bool:
+    return len(block) == 0 and block.base == committed

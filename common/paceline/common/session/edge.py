@@ -1,0 +1,228 @@
+"""The drafter's end of one generation. It remembers what is committed, so that nothing on the verifier must survive.
+
+    OPENING ──Opened──▶ LIVE ──Finished──▶ FINISHED
+       ▲                 │
+       └──── reopen ◀────┘ (lost stream: the same text goes on, on any verifier)
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from paceline.common.errors import BadReply, PacelineError, Status
+from paceline.common.messages import Draining, ErrorMessage, Finished, Open, Opened, ServerMessage
+from paceline.common.prefix import Prefix
+from paceline.common.sampling.quantised import QuantisedLaw
+from paceline.common.session.blocks import merge
+from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+
+
+class EdgePhase(Enum):
+    """Where a session stands."""
+
+    OPENING = auto()
+    LIVE = auto()
+    FINISHED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Tokens a verdict added to the text."""
+
+    position: int
+    """Absolute position of the first one."""
+    token_ids: tuple[int, ...]
+    origins: tuple[Origin, ...]
+    verdict: Verdict
+
+
+class RemoteError(PacelineError):
+    """What the verifier said went wrong."""
+
+    def __init__(self, message: ErrorMessage) -> None:
+        super().__init__(
+            message.message, field=message.field, cure=message.cure, retry_after_s=message.retry_after_s
+        )
+        self.status = message.status
+        self.fatal = message.fatal
+        self.remote_reason = message.reason
+        self.exit_code = _EXIT_CODES.get(message.status, 1)
+
+    @property
+    def reason(self) -> str:
+        """The verifier's name for it."""
+        return self.remote_reason
+
+
+_EXIT_CODES = {
+    Status.INVALID_ARGUMENT: 2,
+    Status.OUT_OF_RANGE: 2,
+    Status.FAILED_PRECONDITION: 3,
+    Status.UNIMPLEMENTED: 3,
+    Status.RESOURCE_EXHAUSTED: 4,
+    Status.UNAVAILABLE: 4,
+    Status.DATA_LOSS: 5,
+    Status.INTERNAL: 5,
+}
+
+
+class EdgeSession:
+    """One generation as the edge sees it: what to send, and what an answer means.
+
+    Args:
+        request: the Open to start with; its `committed_token_ids` may continue an earlier generation.
+    """
+
+    def __init__(self, request: Open) -> None:
+        self.request = request
+        self.phase = EdgePhase.OPENING
+        self.committed = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
+        self.origins: list[Origin] = [Origin.ACCEPTED] * len(request.committed_token_ids)
+        self.opened: Opened | None = None
+        self.finish_reason: FinishReason | None = None
+        self.draining = False
+        self._in_flight: deque[Draft] = deque()
+        self._sent = 0
+
+    # --- to the verifier ----------------------------------------------------------------------------------------------
+
+    def open(self) -> Open:
+        """The first message of a connection; after a lost one it carries everything committed so far."""
+        self.phase = EdgePhase.OPENING
+        self._in_flight.clear()
+        self._sent = 0
+        generated = tuple(self.committed.list(len(self.request.prompt_token_ids)))
+        return replace(self.request, committed_token_ids=generated)
+
+    def block(
+        self,
+        base: int,
+        token_ids: Sequence[int],
+        draft_probs: Sequence[float],
+        how: How,
+        laws: Sequence[QuantisedLaw] = (),
+        *,
+        base_hash: int | None = None,
+        more_follows: bool = False,
+    ) -> Draft:
+        """Wrap drafted tokens into a block and remember it as in flight.
+
+        Args:
+            base: absolute position of the first token.
+            base_hash: hash of the prefix it continues; may be left out if that prefix is committed.
+        """
+        draft = Draft(
+            base=base,
+            prefix_hash=self.committed.hash_at(base) if base_hash is None else base_hash,
+            token_ids=tuple(token_ids),
+            draft_probs=tuple(draft_probs),
+            how=how,
+            laws=tuple(laws),
+            more_follows=more_follows,
+        )
+        self._in_flight.append(draft)
+        self._sent += 1
+        return draft
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be generated."""
+        return len(self.request.prompt_token_ids) + self.request.max_new_tokens - len(self.committed)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more can be committed: the text has its length or ends with a stop token."""
+        stop_token_ids = self.opened.stop_token_ids if self.opened else ()
+        num_generated = len(self.committed) - len(self.request.prompt_token_ids)
+        return self.remaining <= 0 or (num_generated > 0 and self.committed[-1] in stop_token_ids)
+
+    @property
+    def num_blocks_in_flight(self) -> int:
+        """Blocks sent that no verdict has settled."""
+        return len(self._in_flight)
+
+    # --- from the verifier --------------------------------------------------------------------------------------------
+
+    def receive(self, message: ServerMessage) -> Commit | None:
+        """Take an answer; a Commit if it adds to the text.
+
+        Raises:
+            BadReply: the verifier broke the protocol; nothing of this message was committed.
+            RemoteError: the verifier reports an error.
+        """
+        match message:
+            case Verdict():
+                return self._on_verdict(message)
+            case Opened():
+                self._on_opened(message)
+            case Finished():
+                self._on_finished(message)
+            case Draining():
+                self.draining = True
+            case ErrorMessage():
+                self._settle(message.blocks_settled)
+                raise RemoteError(message)
+        return None
+
+    def _on_opened(self, message: Opened) -> None:
+        if message.committed_length != len(self.committed):
+            raise BadReply(
+                f"the verifier holds {message.committed_length} tokens, this side {len(self.committed)}",
+                field="committed_length",
+                cure="report this verifier",
+            )
+        self.opened = message
+        self.phase = EdgePhase.LIVE
+
+    def _on_finished(self, message: Finished) -> None:
+        if message.committed_length != len(self.committed):
+            raise BadReply(
+                f"finished at {message.committed_length} tokens, but {len(self.committed)} were committed",
+                field="committed_length",
+            )
+        self.finish_reason = message.reason
+        self.phase = EdgePhase.FINISHED
+
+    def _on_verdict(self, verdict: Verdict) -> Commit | None:
+        position = len(self.committed)
+        if verdict.base < position:
+            self._settle(verdict.blocks_settled)
+            return None
+        token_ids, origins = self._committed_by(verdict)
+        for token_id in token_ids:
+            self.committed.append(token_id)
+        self.origins.extend(origins)
+        self._settle(verdict.blocks_settled)
+        return Commit(position, token_ids, origins, verdict) if token_ids else None
+
+    def _committed_by(self, verdict: Verdict) -> tuple[tuple[int, ...], tuple[Origin, ...]]:
+        """Tokens a verdict adds, checked: a broken or hostile verifier must not corrupt the text."""
+        if verdict.base > len(self.committed):
+            raise BadReply(
+                f"a verdict at {verdict.base} follows {len(self.committed)} committed tokens", field="base"
+            )
+        token_ids = self._drafted_tokens(verdict.num_accepted)
+        origins: tuple[Origin, ...] = (Origin.ACCEPTED,) * len(token_ids)
+        if verdict.next_token_id is not None and verdict.next_origin is not None:
+            vocab_size = self.opened.vocab_size if self.opened else 1 << 32
+            if not 0 <= verdict.next_token_id < vocab_size:
+                raise BadReply(f"token {verdict.next_token_id} is outside 0..{vocab_size - 1}", field="next_token_id")
+            token_ids, origins = (*token_ids, verdict.next_token_id), (*origins, verdict.next_origin)
+        if len(token_ids) > self.remaining:
+            raise BadReply(f"{len(token_ids)} tokens where {self.remaining} may follow", field="verdict")
+        return token_ids, origins
+
+    def _drafted_tokens(self, num_accepted: int) -> tuple[int, ...]:
+        if num_accepted == 0:
+            return ()
+        draft = merge(self.committed, self._in_flight, max_tokens=num_accepted).draft
+        if draft is None or len(draft) < num_accepted:
+            raise BadReply(
+                f"{num_accepted} tokens accepted, {len(draft) if draft else 0} drafted", field="num_accepted"
+            )
+        return draft.token_ids
+
+    def _settle(self, blocks_settled: int) -> None:
+        while self._in_flight and self._sent - len(self._in_flight) < blocks_settled:
+            self._in_flight.popleft()

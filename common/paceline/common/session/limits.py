@@ -1,0 +1,172 @@
+"""What a verifier accepts. Cheap checks before costly ones; nothing is allocated from a client's number unchecked."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, OutOfRange, UnsupportedVersion
+from paceline.common.messages import PROTOCOL_VERSION, Feature, Open
+from paceline.common.sampling.quantised import check_quantised
+from paceline.common.tokens import Draft, How, Rule, SamplingParams
+
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGIT_BIASES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The target's and the operator's bounds."""
+
+    vocab_size: int
+    """Width of the target's logits."""
+    max_context: int
+    """Longest prompt + generated text, tokens."""
+    max_draft_tokens: int = 64
+    """Longest block, tokens."""
+    max_blocks_in_flight: int = 16
+    """Unsettled blocks per session."""
+    rules: frozenset[Rule] = frozenset(Rule)
+    eos_token_ids: tuple[int, ...] = ()
+    tokenizer_fingerprint: bytes = b""
+    features: frozenset[Feature] = field(default_factory=lambda: frozenset({Feature.SPARSE_LAW, Feature.RESUME}))
+
+
+def check_open(request: Open, limits: Limits) -> None:
+    """Refuse an Open this verifier cannot serve.
+
+    Raises:
+        UnsupportedVersion, Incompatible, InvalidRequest or OutOfRange, naming the field, the value and the cure.
+    """
+    if request.protocol_version != PROTOCOL_VERSION:
+        raise UnsupportedVersion(
+            f"protocol {request.protocol_version} is not spoken here; this verifier speaks {PROTOCOL_VERSION}",
+            field="protocol_version",
+            cure="update the older end",
+        )
+    _check_tokenizer(request.tokenizer_fingerprint, limits.tokenizer_fingerprint)
+    if not request.prompt_token_ids:
+        raise InvalidRequest("the prompt has 0 tokens", field="prompt", cure="send at least one token")
+    if request.max_new_tokens < 1:
+        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens")
+    wanted = len(request.prompt_token_ids) + request.max_new_tokens
+    if wanted > limits.max_context:
+        raise OutOfRange(
+            f"prompt of {len(request.prompt_token_ids)} tokens + max_new_tokens {request.max_new_tokens} is more than "
+            f"the model's context of {limits.max_context}",
+            field="max_new_tokens",
+            cure=f"at most {limits.max_context - len(request.prompt_token_ids)} here, or a shorter prompt"
+            if len(request.prompt_token_ids) < limits.max_context
+            else "shorten the prompt",
+        )
+    if len(request.committed_token_ids) > request.max_new_tokens:
+        raise InvalidRequest(
+            f"{len(request.committed_token_ids)} tokens, but max_new_tokens is {request.max_new_tokens}",
+            field="committed_token_ids",
+        )
+    for name in ("prompt_token_ids", "committed_token_ids", "stop_token_ids"):
+        _check_token_range(getattr(request, name), limits.vocab_size, name)
+    if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest(
+            f"{len(request.stop_token_ids)} ids; at most {MAX_STOP_TOKEN_IDS}", field="stop_token_ids"
+        )
+    check_sampling(request.sampling, limits.vocab_size)
+    _check_rule(request.rule, request.sampling, limits.rules)
+
+
+def _check_tokenizer(theirs: bytes, ours: bytes) -> None:
+    if theirs and ours and theirs != ours:
+        raise Incompatible(
+            f"the drafter's vocabulary ({theirs.hex()[:12]}) is not the target's ({ours.hex()[:12]})",
+            field="tokenizer",
+            cure="use a draft model that shares the target's tokenizer",
+        )
+
+
+def _check_token_range(token_ids: Iterable[int], vocab_size: int, field: str) -> None:
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(
+                f"token {token_id} is outside 0..{vocab_size - 1}",
+                field=f"{field}[{index}]",
+                cure="use the target's tokenizer",
+            )
+
+
+def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> None:
+    """Refuse sampling parameters that name no law."""
+    bounds = {
+        "temperature": (0.0, 100.0),
+        "top_p": (math.ulp(0.0), 1.0),
+        "min_p": (0.0, 1.0),
+        "repetition_penalty": (math.ulp(0.0), 100.0),
+        "presence_penalty": (-2.0, 2.0),
+        "frequency_penalty": (-2.0, 2.0),
+    }
+    for name, (low, high) in bounds.items():
+        value = getattr(params, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            shown = f"{low:g}" if low in (0.0, -2.0) else "above 0"
+            raise InvalidRequest(f"{value} is not between {shown} and {high:g}", field=name)
+    if params.top_k < 0:
+        raise InvalidRequest(f"{params.top_k} is negative", field="top_k", cure="0 keeps all tokens")
+    if len(params.logit_bias) > MAX_LOGIT_BIASES:
+        raise InvalidRequest(f"{len(params.logit_bias)} entries; at most {MAX_LOGIT_BIASES}", field="logit_bias")
+    for token_id, bias in params.logit_bias.items():
+        if not math.isfinite(bias):
+            raise InvalidRequest(f"{bias} is not finite", field=f"logit_bias[{token_id}]")
+    if vocab_size is not None:
+        _check_token_range(params.logit_bias, vocab_size, "logit_bias")
+
+
+def _check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> None:
+    if rule not in allowed:
+        raise InvalidRequest(
+            f"{rule} is not allowed by this verifier", field="rule", cure=f"one of {', '.join(sorted(allowed))}"
+        )
+    if rule is Rule.GREEDY and not params.is_greedy:
+        raise InvalidRequest(
+            f"greedy needs temperature 0, got {params.temperature:g}", field="rule", cure="use coupled, or temperature 0"
+        )
+    if rule is Rule.COUPLED and params.is_greedy:
+        raise InvalidRequest("coupled needs a temperature above 0", field="rule", cure="use greedy")
+
+
+def check_draft(draft: Draft, limits: Limits) -> None:
+    """Refuse a malformed block; the stream goes on.
+
+    Raises:
+        BadDraft: naming the field, the value and the cure.
+    """
+    if len(draft) > limits.max_draft_tokens:
+        raise BadDraft(
+            f"{len(draft)} tokens; this verifier takes at most {limits.max_draft_tokens} in a block", field="token_ids"
+        )
+    if draft.base > limits.max_context:
+        raise BadDraft(f"{draft.base} is beyond the context of {limits.max_context}", field="base")
+    if draft.parents:
+        raise BadDraft("tree drafts are not offered by this verifier", field="parents", cure="send chains")
+    for index, token_id in enumerate(draft.token_ids):
+        if not 0 <= token_id < limits.vocab_size:
+            raise BadDraft(
+                f"token {token_id} is outside 0..{limits.vocab_size - 1}",
+                field=f"token_ids[{index}]",
+                cure="use a draft model with the target's vocabulary",
+            )
+    _check_laws(draft, limits.vocab_size)
+
+
+def _check_laws(draft: Draft, vocab_size: int) -> None:
+    if draft.how is not How.SAMPLED:
+        if draft.laws:
+            raise BadDraft(f"a {draft.how} block carries laws", field="laws", cure="send them with sampled blocks only")
+        return
+    if len(draft.laws) != len(draft):
+        raise BadDraft(f"{len(draft.laws)} laws for {len(draft)} tokens", field="laws", cure="send one per token")
+    for token_id, law in zip(draft.token_ids, draft.laws, strict=True):
+        check_quantised(law, vocab_size)
+        if token_id not in law.token_ids:
+            raise BadDraft(
+                f"token {token_id} has probability 0 under the law it claims to be drawn from",
+                field="laws",
+                cure="send the law that was sampled",
+            )

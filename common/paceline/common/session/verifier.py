@@ -1,0 +1,236 @@
+"""The verifier's end of one generation. It owns the committed text; everything else is a hint or a cache.
+
+    Open ──▶ LIVE ──(stop token, length, cancel)──▶ FINISHED
+               └──(fatal error, close, lost stream)──▶ CLOSED
+
+Drive it with `on_draft`, `on_cancel`, `close`; ask `next_work` what the engine should run; report with
+`on_prefilled` or `on_judged`. A result that belongs to an older fence, or arrives after the end, commits nothing.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from paceline.common.acceptance import Judgement
+from paceline.common.errors import BadDraft, Busy
+from paceline.common.messages import FillPolicy, Finished, Open, Opened, ServerMessage
+from paceline.common.prefix import Prefix
+from paceline.common.sampling.history import History
+from paceline.common.session.blocks import merge
+from paceline.common.session.limits import Limits, check_draft, check_open
+from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+
+
+class VerifierPhase(Enum):
+    """Where a session stands."""
+
+    LIVE = auto()
+    FINISHED = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the engine should run for a session in one step."""
+
+    fence: int
+    past_length: int
+    """Cached tokens to keep."""
+    token_ids: tuple[int, ...]
+    """Tokens to run from `past_length` on: text not cached yet, then the draft."""
+    draft: Draft | None
+    """What is judged; None for a prefill chunk."""
+    settles: int = 0
+    """Blocks this step answers."""
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits wanted, for the last tokens of `token_ids`."""
+        return 0 if self.draft is None else len(self.draft) + 1
+
+
+class VerifierSession:
+    """One generation as the verifier sees it.
+
+    Args:
+        request: the client's Open.
+        limits: what this verifier accepts.
+    Raises:
+        PacelineError: from `check_open`.
+    """
+
+    def __init__(self, request: Open, limits: Limits) -> None:
+        check_open(request, limits)
+        self.request = request
+        self.limits = limits
+        self.phase = VerifierPhase.LIVE
+        self.fence = 0
+        self.text = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
+        self.history = History(request.prompt_token_ids)
+        for token_id in request.committed_token_ids:
+            self.history.push(token_id)
+        self.stop_token_ids = frozenset(request.stop_token_ids) | (
+            frozenset() if request.ignore_eos else frozenset(limits.eos_token_ids)
+        )
+        self.end = len(request.prompt_token_ids) + request.max_new_tokens
+        self._cached = 0
+        self._waiting: deque[Draft] = deque()
+        self._received = 0
+        self._settled = 0
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def opened(self, verify_fixed_s: float = 0.0, verify_per_token_s: float = 0.0) -> list[ServerMessage]:
+        """The answer to Open; with Finished if the resumed text was complete already."""
+        reply: ServerMessage = Opened(
+            vocab_size=self.limits.vocab_size,
+            max_draft_tokens=self.limits.max_draft_tokens,
+            max_blocks_in_flight=self.limits.max_blocks_in_flight,
+            committed_length=len(self.text),
+            stop_token_ids=tuple(sorted(self.stop_token_ids)),
+            features=self.request.features & self.limits.features,
+            verify_fixed_s=verify_fixed_s,
+            verify_per_token_s=verify_per_token_s,
+        )
+        return [reply, *self._finish_if_complete()]
+
+    def on_draft(self, draft: Draft) -> list[ServerMessage]:
+        """Take a block. One that says nothing new is dropped; the empty verdict returned for it gives its credit back.
+
+        Raises:
+            BadDraft: the block is malformed and settled; the session goes on.
+            Busy: the client ignores the window; the stream should end.
+        """
+        self._received += 1
+        if self._received - self._settled > self.limits.max_blocks_in_flight:
+            raise Busy(
+                f"{self._received - self._settled} blocks in flight; the window is {self.limits.max_blocks_in_flight}",
+                field="draft",
+                cure="wait for verdicts",
+            )
+        try:
+            check_draft(draft, self.limits)
+        except BadDraft:
+            self._settled += 1
+            raise
+        self._waiting.append(draft)
+        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+
+    def on_cancel(self) -> list[ServerMessage]:
+        """End the text where it stands."""
+        return self._finish(FinishReason.CANCELLED) if self.phase is VerifierPhase.LIVE else []
+
+    def close(self) -> None:
+        """The client is gone or done; results still under way commit nothing."""
+        self.phase = VerifierPhase.CLOSED
+        self.fence += 1
+        self._waiting.clear()
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def blocks_settled(self) -> int:
+        """Blocks answered or dropped so far."""
+        return self._settled
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far, resumed ones included."""
+        return len(self.text) - len(self.request.prompt_token_ids)
+
+    @property
+    def num_uncached(self) -> int:
+        """Committed tokens the engine has yet to run before the next decision, the last one excluded."""
+        return len(self.text) - 1 - self._cached
+
+    def next_work(self, max_prefill_tokens: int) -> Work | None:
+        """What to run now; None if there is nothing to do until a message arrives.
+
+        Args:
+            max_prefill_tokens: longest prefill chunk, so that a long prompt delays nobody by more.
+        """
+        if self.phase is not VerifierPhase.LIVE:
+            return None
+        if self.num_uncached > max_prefill_tokens:
+            return self._prefill(max_prefill_tokens)
+        draft, settles = self._usable_draft()
+        if draft is None and self.request.fill is FillPolicy.UNLIMITED:
+            draft = self._empty_draft()
+        if draft is None:
+            return self._prefill(self.num_uncached) if self.num_uncached else None
+        token_ids = (*self.text[self._cached :], *draft.token_ids)
+        return Work(self.fence, self._cached, token_ids, draft, settles)
+
+    def _prefill(self, num_tokens: int) -> Work:
+        chunk = tuple(self.text[self._cached : self._cached + num_tokens])
+        return Work(self.fence, self._cached, chunk, None)
+
+    def _usable_draft(self) -> tuple[Draft | None, int]:
+        """The waiting blocks as one draft, cut so that accepted tokens plus the verifier's own one fit."""
+        if not self._waiting:
+            return None, 0
+        room = self.end - len(self.text) - 1
+        merged = merge(self.text, self._waiting, min(room, self.limits.max_draft_tokens))
+        return merged.draft, len(merged.used)
+
+    def _drop_stale(self) -> bool:
+        """Forget waiting blocks the text contains or contradicts; they are settled. Whether there were any."""
+        stale = set(merge(self.text, self._waiting, max_tokens=0).stale)
+        self._waiting = deque(block for index, block in enumerate(self._waiting) if index not in stale)
+        self._settled += len(stale)
+        return bool(stale)
+
+    def _empty_draft(self) -> Draft:
+        length = len(self.text)
+        return Draft(length, self.text.hash_at(length), (), (), How.ONE_HOT)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def on_prefilled(self, work: Work) -> None:
+        """The engine has cached a prefill chunk."""
+        if work.fence == self.fence:
+            self._cached = work.past_length + len(work.token_ids)
+
+    def on_judged(
+        self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
+    ) -> list[ServerMessage]:
+        """Commit what the rule decided; returns the verdict, and Finished if the text is complete."""
+        if work.fence != self.fence or self.phase is not VerifierPhase.LIVE or work.draft is None:
+            return []
+        base = len(self.text)
+        num_accepted, next_token_id, next_origin = self._until_stop(work.draft, judgement)
+        accepted = work.draft.token_ids[:num_accepted]
+        for token_id in accepted if next_token_id is None else (*accepted, next_token_id):
+            self.text.append(token_id)
+            self.history.push(token_id)
+        self._cached = base + num_accepted
+        self._drop_stale()
+        verdict: ServerMessage = Verdict(
+            base=base,
+            num_accepted=num_accepted,
+            next_token_id=next_token_id,
+            next_origin=next_origin,
+            blocks_settled=self._settled,
+            verify_s=verify_s,
+            queue_s=queue_s,
+        )
+        return [verdict, *self._finish_if_complete()]
+
+    def _until_stop(self, draft: Draft, judgement: Judgement) -> tuple[int, int | None, Origin | None]:
+        """A text ends with its first stop token; nothing after it is committed (methods E5)."""
+        for index, token_id in enumerate(draft.token_ids[: judgement.num_accepted]):
+            if token_id in self.stop_token_ids:
+                return index + 1, None, None
+        return judgement.num_accepted, judgement.next_token_id, judgement.next_origin
+
+    def _finish_if_complete(self) -> list[ServerMessage]:
+        if self.num_generated and self.text[-1] in self.stop_token_ids:
+            return self._finish(FinishReason.STOP)
+        if len(self.text) >= self.end:
+            return self._finish(FinishReason.LENGTH)
+        return []
+
+    def _finish(self, reason: FinishReason) -> list[ServerMessage]:
+        self.phase = VerifierPhase.FINISHED
+        self._waiting.clear()
+        return [Finished(reason, len(self.text))]

@@ -1,0 +1,1 @@
+"""The device's side: drafters, draft length, modes of generation, the client. Needs no torch."""

@@ -1,0 +1,156 @@
+"""The edge as a library: connect to a verifier, generate texts.
+
+    client = Client(GrpcHop("127.0.0.1:7443"), drafter)
+    await client.connect()
+    async for event in client.generate(request):
+        ...
+"""
+
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
+from paceline.common.hops.base import Hop
+from paceline.common.messages import PROTOCOL_VERSION, Description
+from paceline.common.session.limits import check_sampling
+from paceline.edge.drafters.base import Drafter
+from paceline.edge.modes import MODES, Run
+from paceline.edge.request import GenerationRequest, Report, TokensEvent
+
+
+class Client:
+    """Generates texts with a drafter here and a verifier there; any number at a time, on one event loop.
+
+    Args:
+        hop: the verifier; None if only mode `local` is used. Closed with the client.
+        drafter: None if only mode `cloud` is used.
+        tokenizer_fingerprint: of the vocabulary the prompt was encoded with; b"" skips the comparison.
+        eos_token_ids: the draft model's, for mode `local`.
+    """
+
+    def __init__(
+        self,
+        hop: Hop | None,
+        drafter: Drafter | None = None,
+        *,
+        tokenizer_fingerprint: bytes = b"",
+        eos_token_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.verifier: Description | None = None
+        self._hop = hop
+        self._drafter = drafter
+        self._fingerprint = tokenizer_fingerprint
+        self._eos_token_ids = eos_token_ids
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafter")
+
+    async def __aenter__(self) -> Self:
+        if self._hop is not None:
+            await self.connect()
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> Description:
+        """Ask the verifier what it serves and check that both ends fit.
+
+        Raises:
+            Unreachable: nobody answers.
+            Incompatible: version or vocabulary differ.
+        """
+        if self._hop is None:
+            raise InvalidRequest("there is no verifier to connect to", field="verifier", cure="name one")
+        verifier = await self._hop.describe()
+        if verifier.protocol_version != PROTOCOL_VERSION:
+            raise UnsupportedVersion(
+                f"the verifier speaks protocol {verifier.protocol_version}, this side {PROTOCOL_VERSION}",
+                field="protocol_version",
+                cure="update the older end",
+            )
+        if self._fingerprint and verifier.tokenizer_fingerprint not in (b"", self._fingerprint):
+            raise Incompatible(
+                f"the draft model's vocabulary is not that of the target {verifier.model_name}",
+                field="draft_model",
+                cure="use a draft model that shares the target's tokenizer",
+            )
+        self.verifier = verifier
+        return verifier
+
+    async def close(self) -> None:
+        """Close the link and stop the drafter's thread."""
+        if self._hop is not None:
+            await self._hop.close()
+        self._executor.shutdown(wait=False)
+
+    def generate(self, request: GenerationRequest, mode: str = "sync") -> "Generation":
+        """Start a text; iterate the result for its events, read `.report` afterwards.
+
+        Raises:
+            InvalidRequest: the mode is unknown, or the request is malformed.
+        """
+        if mode not in MODES:
+            raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
+        check_request(request)
+        report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
+        run = Run(
+            request,
+            report,
+            self._executor,
+            hop=self._hop,
+            verifier=self.verifier,
+            drafter=self._drafter,
+            tokenizer_fingerprint=self._fingerprint,
+            eos_token_ids=self._eos_token_ids,
+        )
+        return Generation(run)
+
+    async def complete(self, request: GenerationRequest, mode: str = "sync") -> Report:
+        """Generate a whole text and return its report."""
+        generation = self.generate(request, mode)
+        async for _ in generation:
+            pass
+        return generation.report
+
+
+class Generation:
+    """A text on its way: an async iterator of events with a report."""
+
+    def __init__(self, run: Run) -> None:
+        self.report = run.report
+        self._run = run
+
+    async def __aiter__(self) -> AsyncIterator[TokensEvent]:
+        report, began_s = self.report, time.perf_counter()
+        try:
+            async for event in MODES[report.mode](self._run):
+                if not report.token_ids:
+                    report.ttft_s = time.perf_counter() - began_s
+                report.token_ids.extend(event.token_ids)
+                report.origins.extend(event.origins)
+                yield event
+        finally:
+            report.total_s = time.perf_counter() - began_s
+
+
+def check_request(request: GenerationRequest) -> None:
+    """Refuse what no verifier could serve, before anything is sent.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    if not request.prompt_token_ids:
+        raise InvalidRequest("the prompt is empty", field="prompt", cure="give at least one token")
+    if request.max_new_tokens < 1:
+        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens")
+    if request.num_speculative_tokens is not None and request.num_speculative_tokens < 1:
+        raise InvalidRequest(
+            f"{request.num_speculative_tokens} is not at least 1", field="num_speculative_tokens", cure="or auto"
+        )
+    if not 0 <= request.seed < 1 << 64:
+        raise InvalidRequest(f"{request.seed} is not an unsigned 64-bit number", field="seed")
+    check_sampling(request.sampling)

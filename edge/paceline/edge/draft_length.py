@@ -1,0 +1,123 @@
+"""How many tokens to draft before asking. One seam, two policies.
+
+Decisions look at the past and at the probability of tokens that are *kept*: a token once drafted is always sent, so
+every rule stays exact (methods E11).
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Protocol
+
+from paceline.common.cost import CostLine
+from paceline.edge.drafters.base import KeepGoing, always
+from paceline.edge.request import Round
+
+MAX_ADAPTIVE_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One block to come."""
+
+    limit: int
+    """At most this many tokens."""
+    keep_going: KeepGoing = always
+    """Asked after each token, with its draft probability."""
+
+
+class DraftLength(Protocol):
+    """Chooses block lengths and learns from the outcome."""
+
+    def plan(self) -> Plan:
+        """The next block."""
+
+    def observe(self, outcome: Round, draft_probs: tuple[float, ...]) -> None:
+        """What became of it."""
+
+
+class FixedLength:
+    """Always the same number."""
+
+    def __init__(self, num_speculative_tokens: int) -> None:
+        self._plan = Plan(num_speculative_tokens)
+
+    def plan(self) -> Plan:
+        """The next block."""
+        return self._plan
+
+    def observe(self, outcome: Round, draft_probs: tuple[float, ...]) -> None:
+        """Nothing to learn."""
+
+
+class AdaptiveLength:
+    """Draft on while the next token is expected to earn more time than it costs.
+
+    With ``s`` seconds per committed token (measured), the chance ``c`` that everything drafted so far stands, and the
+    mean chance ``a`` that one more does, another token earns ``c * a * s`` and costs its drafting and its row in the
+    verifier's step. Drafting stops when that is a loss: the stopping rule that maximises tokens per second when ``s``
+    is its own result (Dinkelbach's fixed point). Chances come from the draft's own confidence, calibrated on line.
+    """
+
+    def __init__(self) -> None:
+        self._confidence = Calibration()
+        self._round_trip = CostLine()
+        self._tokens = 1.0
+        self._seconds = 0.0
+        self._draft_token_s = 0.0
+
+    def plan(self) -> Plan:
+        """The next block."""
+        if not self._seconds:
+            return Plan(4)
+        token_cost_s = self._draft_token_s + self._round_trip.per_token_s
+        earning_s = self._seconds / self._tokens * self._confidence.mean
+        standing = 1.0
+
+        def keep_going(prob: float) -> bool:
+            nonlocal standing
+            standing *= self._confidence.chance(prob)
+            return standing * earning_s > token_cost_s
+
+        return Plan(MAX_ADAPTIVE_TOKENS, keep_going)
+
+    def observe(self, outcome: Round, draft_probs: tuple[float, ...]) -> None:
+        """What became of it. Only tokens up to the first disagreement were judged."""
+        for index, prob in enumerate(draft_probs[: outcome.num_accepted + 1]):
+            self._confidence.observe(prob, index < outcome.num_accepted)
+        self._round_trip.observe(outcome.num_drafted, outcome.round_s)
+        self._tokens = 0.95 * self._tokens + outcome.num_accepted + 1
+        self._seconds = 0.95 * self._seconds + outcome.draft_s + outcome.round_s
+        if outcome.num_drafted:
+            measured_s = outcome.draft_s / outcome.num_drafted
+            self._draft_token_s += (measured_s - self._draft_token_s) * (0.1 if self._draft_token_s else 1.0)
+
+
+class Calibration:
+    """How often tokens of a given draft probability stand, learnt from a prior that takes the draft at its word."""
+
+    _EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+    _PRIOR_WEIGHT = 4.0
+
+    def __init__(self) -> None:
+        bounds = (0.0, *self._EDGES, 1.0)
+        self._judged = [self._PRIOR_WEIGHT] * (len(bounds) - 1)
+        self._stood = [self._PRIOR_WEIGHT * (low + high) / 2 for low, high in zip(bounds, bounds[1:], strict=False)]
+        self.mean = 0.7
+        """Running share of judged tokens that stood."""
+
+    def chance(self, prob: float) -> float:
+        """Estimated probability that a token drafted with this probability stands."""
+        bucket = bisect_right(self._EDGES, prob)
+        return self._stood[bucket] / self._judged[bucket]
+
+    def observe(self, prob: float, stood: bool) -> None:
+        """Count one judged token."""
+        bucket = bisect_right(self._EDGES, prob)
+        self._judged[bucket] += 1
+        self._stood[bucket] += stood
+        self.mean += 0.02 * (stood - self.mean)
+
+
+def draft_length(num_speculative_tokens: int | None) -> DraftLength:
+    """The policy for a configured number; None adapts."""
+    return AdaptiveLength() if num_speculative_tokens is None else FixedLength(num_speculative_tokens)

@@ -1,0 +1,105 @@
+"""What a caller asks for and what it gets: the request, the events of a generation, the report at its end."""
+
+from dataclasses import dataclass, field
+
+from paceline.common.hops.base import Traffic
+from paceline.common.sampling.choose import Chooser
+from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One text to generate."""
+
+    prompt_token_ids: tuple[int, ...]
+    max_new_tokens: int = 128
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    rule: Rule | None = None
+    """None: greedy at temperature 0, coupled otherwise."""
+    seed: int = 0
+    """Unsigned 64-bit. The same seed, prompt and parameters give the same text, whatever drafts it."""
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    num_speculative_tokens: int | None = None
+    """Tokens per block; None adapts to cost and acceptance."""
+
+    @property
+    def effective_rule(self) -> Rule:
+        """The rule `None` stands for."""
+        if self.rule is not None:
+            return self.rule
+        return Rule.GREEDY if self.sampling.is_greedy else Rule.COUPLED
+
+    def chooser(self, vocab_size: int) -> Chooser:
+        """How a drafter picks tokens for this request."""
+        return Chooser(self.effective_rule, self.sampling, self.seed, vocab_size)
+
+
+@dataclass(frozen=True, slots=True)
+class TokensEvent:
+    """Tokens added to the text, in order. Final, except in mode `local`, where no target has seen them."""
+
+    position: int
+    """Absolute position of the first one."""
+    token_ids: tuple[int, ...]
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One block and its verdict, measured. Seconds."""
+
+    num_drafted: int
+    num_accepted: int
+    draft_s: float
+    round_s: float
+    """From handing the block to the link until its verdict is here."""
+    verify_s: float
+    queue_s: float
+
+    @property
+    def network_s(self) -> float:
+        """What is neither the verifier's step nor its queue: codec, link, event loops."""
+        return max(self.round_s - self.verify_s - self.queue_s, 0.0)
+
+
+@dataclass(slots=True)
+class Report:
+    """What a generation did. Complete once the generation has ended."""
+
+    mode: str
+    rule: Rule
+    num_prompt_tokens: int
+    token_ids: list[int] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    rounds: list[Round] = field(default_factory=list)
+    ttft_s: float = 0.0
+    """From the call to the first token."""
+    total_s: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def drafted_tokens(self) -> int:
+        """Tokens sent for verification."""
+        return sum(one.num_drafted for one in self.rounds)
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafted tokens that stand."""
+        return sum(one.num_accepted for one in self.rounds)
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted; 0 if nothing was drafted."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """1 + accepted / rounds, the verifier's own token included, as vLLM counts it."""
+        return 1 + self.accepted_tokens / len(self.rounds) if self.rounds else 1.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens over the whole time, the prompt's included."""
+        return len(self.token_ids) / self.total_s if self.total_s else 0.0
