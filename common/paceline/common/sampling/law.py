@@ -10,6 +10,7 @@ logits. Nothing here sorts the vocabulary: cheap bounds throw most of it away fi
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,10 @@ from paceline.common.errors import InvalidRequest, TargetNumerics
 from paceline.common.sampling.history import History
 from paceline.common.tokens import SamplingParams
 
-__all__ = ["History", "Law", "greedy_token", "one_hot", "processed_logits", "target_law"]
+__all__ = ["History", "Law", "greedy_token", "largest", "one_hot", "processed_logits", "target_law"]
 
-_SORT_AT_MOST = 4096
+_SORT_AT_MOST = 2048
 """Arrays up to this size are sorted outright; larger ones are narrowed with a sorted sample first."""
-_SAMPLE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def target_law(logits: NDArray[np.float32], params: SamplingParams, history: His
     _check_finite(float(top))
     token_ids: NDArray[np.int64] | None = None
     if 0 < params.top_k < len(row):
-        token_ids = _largest(row, params.top_k)
+        token_ids = largest(row, params.top_k)
         row = row[token_ids]
     if params.top_p < 1.0 or params.min_p > 0.0:
         kept = _nucleus(_weights(row, top, params.temperature), params.top_p, params.min_p)
@@ -162,21 +162,22 @@ def _softmax(
     return Law(token_ids, probs)
 
 
-def _largest(row: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Indices of the `k` largest values, ascending."""
+def largest(values: NDArray[Any], k: int) -> NDArray[np.int64]:
+    """Indices of the `k` largest values (`k` at most their number), ascending; surplus ties lose the
+    highest."""
     candidates: NDArray[np.int64] | None = None
-    if len(row) > _SORT_AT_MOST:
-        stride = len(row) // _SAMPLE
-        sample = np.sort(row[::stride])
-        expected = k / stride
-        rank = int(expected + 4.0 * math.sqrt(expected) + 4.0)
+    if len(values) > _SORT_AT_MOST:
+        stride = _stride(len(values))
+        sample = np.sort(values[::stride])
+        rank = k // stride + 4 * math.isqrt(k // stride) + 4
         if rank < len(sample):
-            candidates = (row >= sample[-rank]).nonzero()[0]
-            if len(candidates) < k:  # the sample missed: its pace and the row's peaks coincide
+            candidates = (values >= sample[-rank]).nonzero()[0]
+            if len(candidates) < k:  # the values have the sample's rhythm
                 candidates = None
-    values = row if candidates is None else row[candidates]
-    smallest_kept = np.partition(values, len(values) - k)[len(values) - k]
-    kept = _first_at_least(values, smallest_kept, k)
+    if candidates is not None:
+        values = values[candidates]
+    smallest = np.partition(values, len(values) - k)[len(values) - k]
+    kept = _first_at_least(values, smallest, k)
     return kept if candidates is None else candidates[kept]
 
 
@@ -184,71 +185,67 @@ def _nucleus(weights: NDArray[np.float32], top_p: float, min_p: float) -> NDArra
     """Indices of the smallest set of largest weights that reaches `top_p` of the sum, less those under
     `min_p`.
 
-    Weights not above (1 - top_p) / vocab of the sum cannot matter: together they weigh at most what may be
-    cut.
+    Weights under (1 - top_p) / vocab of the sum cannot matter: together they weigh less than what may be cut.
     """
     if top_p >= 1.0:
         return (weights >= np.float32(min_p)).nonzero()[0]
     total = float(weights.sum())
     goal = top_p * total
-    floor = np.float32(max(min_p, (total - goal) / len(weights) * (1.0 - 1e-6)))
-    above = weights >= floor
-    if np.count_nonzero(above) > len(weights) // 2:
-        if min_p > 0.0:
-            weights = np.where(above, weights, np.float32(0.0))
+    above = weights >= np.float32(max(min_p, 0.999 * (total - goal) / len(weights)))
+    if np.count_nonzero(above) > len(weights) // 2:  # so flat a row that gathering the rest would not pay
         kept = _reaching(weights, goal)
-        return kept[weights[kept] > 0.0] if min_p > 0.0 else kept
+        return kept[above[kept]] if min_p > 0.0 else kept
     candidates = above.nonzero()[0]
     return candidates[_reaching(weights[candidates], goal)]
 
 
 def _reaching(weights: NDArray[np.float32], goal: float) -> NDArray[np.int64]:
     """Indices of the smallest set of largest weights whose sum reaches `goal`; all of them if none does."""
-    mass_above, num_above, window = 0.0, 0, weights
-    if len(weights) > _SORT_AT_MOST:
-        mass_above, num_above, window = _window(weights, goal)
+    num_above, window, still_to_reach = 0, weights, goal
+    while len(window) > _SORT_AT_MOST:
+        narrowed = _narrowed(window, still_to_reach)
+        if narrowed is None:
+            break
+        above, mass_above, window = narrowed
+        num_above += above
+        still_to_reach -= mass_above
     descending = np.sort(window)[::-1]
-    cumulative = descending.cumsum(dtype=np.float64)
-    index = int(cumulative.searchsorted(goal - mass_above))
-    num_kept = num_above + index + 1
+    index = int(descending.cumsum(dtype=np.float64).searchsorted(still_to_reach))
     if index >= len(descending):
-        if num_above + len(window) < len(weights):  # the window missed the goal
-            return _reaching_by_sorting(weights, goal)
         return np.arange(len(weights))
-    return _first_at_least(weights, descending[index], num_kept)
+    return _first_at_least(weights, descending[index], num_above + index + 1)
 
 
-def _window(weights: NDArray[np.float32], goal: float) -> tuple[float, int, NDArray[np.float32]]:
-    """A narrow range of weights that holds the last one to reach `goal`, found with a sorted sample.
+def _narrowed(weights: NDArray[np.float32], goal: float) -> tuple[int, float, NDArray[np.float32]] | None:
+    """A narrow range of weights that holds the one that reaches `goal`, guessed from a sorted sample and
+    checked.
 
-    Returns the mass and number of weights above the range, and the weights in it (all, if the guess failed).
+    Returns the number and the mass of the weights above the range and the weights in it; None if the guess
+    fails.
     """
-    sample = np.sort(weights[:: len(weights) // _SAMPLE])[::-1]
+    sample = np.sort(weights[:: _stride(len(weights))])[::-1]
     cumulative = sample.cumsum(dtype=np.float64)
     guess = int(cumulative.searchsorted(goal / float(weights.sum()) * cumulative[-1]))
     margin = 2 * math.isqrt(len(sample))
     high, low = sample[max(guess - margin, 0)], sample[min(guess + margin, len(sample) - 1)]
     above = weights > high
     mass_above = float((weights * above).sum())
-    if mass_above >= goal:
-        return 0.0, 0, weights
-    inside = ((weights >= low) ^ above).nonzero()[0]
-    return mass_above, int(np.count_nonzero(above)), weights[inside]
+    window = weights[((weights >= low) ^ above).nonzero()[0]]
+    if mass_above < goal <= mass_above + float(window.sum()) and len(window) < len(weights):
+        return int(np.count_nonzero(above)), mass_above, window
+    return None
 
 
-def _reaching_by_sorting(weights: NDArray[np.float32], goal: float) -> NDArray[np.int64]:
-    descending = np.sort(weights)[::-1]
-    index = int(descending.cumsum(dtype=np.float64).searchsorted(goal))
-    if index >= len(descending):
-        return np.arange(len(weights))
-    return _first_at_least(weights, descending[index], index + 1)
+def _stride(length: int) -> int:
+    """Pace that leaves a sample of some 5 sqrt(length): large enough to aim well, small enough to sort for
+    free."""
+    return 1 + math.isqrt(length) // 5
 
 
-def _first_at_least(values: NDArray[np.float32], smallest: np.float32, num: int) -> NDArray[np.int64]:
+def _first_at_least(values: NDArray[Any], smallest: float, num: int) -> NDArray[np.int64]:
     """Indices, ascending, of the `num` values from `smallest` up; surplus ties lose their highest indices."""
     kept = (values >= smallest).nonzero()[0]
     if len(kept) == num:
         return kept
     ties = (values[kept] == smallest).nonzero()[0]
-    surplus = len(kept) - num
-    return np.delete(kept, ties[len(ties) - surplus :])
+    return np.delete(kept, ties[len(ties) - (len(kept) - num) :])

@@ -36,6 +36,8 @@ _U64_30, _U64_27, _U64_31, _U64_12 = np.uint64(30), np.uint64(27), np.uint64(31)
 _EXPONENT_OF_ONE = np.uint64(0x3FF0000000000000)
 _ONE_LESS_HALF_STEP = 1.0 - 2.0**-53
 
+_BLOCK = 16_384
+"""Tokens hashed at a time: small enough for the cache, large enough to hide the interpreter."""
 _LAZY_FROM = 64
 """Support size from which bounds are cheaper than taking every logarithm."""
 
@@ -77,10 +79,22 @@ def uniform(seed: int, position: int, purpose: Purpose) -> float:
 
 def token_uniforms(seed: int, position: int, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """The shared number `v` of every token, in (0, 1): 52 random bits, never 0 or 1. float64 [tokens]."""
-    bits = token_ids.astype(np.uint64)
-    bits *= _U64_GAMMA
-    bits += np.uint64((key(seed, position, Purpose.NOISE) + _GAMMA) & _MASK)
-    shifted = bits >> _U64_30
+    values = np.empty(len(token_ids))
+    first = np.uint64((key(seed, position, Purpose.NOISE) + _GAMMA) & _MASK)
+    scratch = np.empty(min(len(token_ids), _BLOCK), dtype=np.uint64)
+    for start in range(0, len(token_ids), _BLOCK):
+        block = values[start : start + _BLOCK]
+        _fill_uniforms(block, first, token_ids[start : start + _BLOCK].view(np.uint64), scratch[: len(block)])
+    return values
+
+
+def _fill_uniforms(
+    values: NDArray[np.float64], first: np.uint64, token_ids: NDArray[np.uint64], shifted: NDArray[np.uint64]
+) -> None:
+    bits = values.view(np.uint64)
+    np.multiply(token_ids, _U64_GAMMA, out=bits)
+    bits += first
+    np.right_shift(bits, _U64_30, out=shifted)
     bits ^= shifted
     bits *= _U64_MIX_1
     np.right_shift(bits, _U64_27, out=shifted)
@@ -91,9 +105,7 @@ def token_uniforms(seed: int, position: int, token_ids: NDArray[np.int64]) -> ND
     # Put 52 bits behind the exponent of 1.0: a float in [1, 2), exact and without an integer conversion.
     bits >>= _U64_12
     bits |= _EXPONENT_OF_ONE
-    values: NDArray[np.float64] = bits.view(np.float64)
     values -= _ONE_LESS_HALF_STEP
-    return values
 
 
 def gumbel_pick(law: Law, seed: int, position: int) -> int:

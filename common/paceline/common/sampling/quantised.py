@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paceline.common.errors import BadDraft
-from paceline.common.sampling.law import Law
+from paceline.common.sampling.law import Law, largest
 
 LATTICE = 1024
 """Sum of all weights; a power of two, so every probability is an exact float."""
@@ -48,15 +48,16 @@ def quantise(law: Law, max_tokens: int = 10) -> QuantisedLaw:
 
     Ties go to the lowest token id, so both the choice and the rounding are a function of the law alone.
     """
-    kept = np.argsort(-law.probs, kind="stable")[:max_tokens] if len(law.probs) > max_tokens else slice(None)
-    token_ids, probs = law.token_ids[kept], law.probs[kept]
+    token_ids, probs = law.token_ids, law.probs
+    if len(probs) > max_tokens:
+        kept = largest(probs, max_tokens)
+        token_ids, probs = token_ids[kept], probs[kept]
     shares = probs * (LATTICE / probs.sum())
     weights = np.floor(shares).astype(np.int64)
     missing = LATTICE - int(weights.sum())
     weights[np.argsort(weights - shares, kind="stable")[:missing]] += 1
-    pairs = sorted(zip(token_ids.tolist(), weights.tolist(), strict=True))
-    pairs = [(token_id, weight) for token_id, weight in pairs if weight > 0]
-    return QuantisedLaw(tuple(token_id for token_id, _ in pairs), tuple(weight for _, weight in pairs))
+    kept = weights.nonzero()[0]
+    return QuantisedLaw(tuple(token_ids[kept].tolist()), tuple(weights[kept].tolist()))
 
 
 def sample(law: QuantisedLaw, u: float) -> int:
