@@ -5,7 +5,7 @@ past.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import numpy as np
 import onnxruntime as ort
 
 from paceline.common.errors import InvalidRequest
+from paceline.edge.draft_model import resolve_draft_model
 from paceline.edge.drafters.model import Logits, ModelDrafter
+from paceline.edge.export import Precision
 
 MIN_CAPACITY = 256
 """Tokens a new cache has room for; it doubles from there, so a short chat on a long-context model stays
@@ -84,7 +86,6 @@ class OnnxModel:
 
     def __init__(self, folder: Path, *, num_threads: int = 1) -> None:
         self.shape = OnnxShape.read(folder)
-        _refuse_files_outside(folder, self.shape.filename)
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
@@ -93,10 +94,10 @@ class OnnxModel:
         path = folder / self.shape.filename
         try:
             self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exception classes share no public base
-            raise InvalidRequest(
-                f"{path} cannot be loaded ({error})", field="model", cure="export the model again"
-            ) from error
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            # The runtime itself refuses weights outside the folder, absolute or linked.
+            cure = "export the model again; its files must be plain files in one folder, not links"
+            raise InvalidRequest(f"{path} cannot be loaded ({error})", field="model", cure=cure) from error
         self._check_graph(folder)
 
     def _check_graph(self, folder: Path) -> None:
@@ -119,15 +120,6 @@ class OnnxModel:
                 cure="export it for the CPU",
             )
         self.has_one_logits_row = outputs[shape.logits].shape[1] == 1
-
-
-def _refuse_files_outside(folder: Path, filename: str) -> None:
-    """A model may only name plain files beside it: nothing above, nothing linked from elsewhere."""
-    for path in (folder / filename, *folder.glob("*.data")):
-        if path.parent != folder or not path.is_file() or path.is_symlink():
-            raise InvalidRequest(
-                f"{path} is not a plain file inside the model's folder", field="model", cure="copy it there"
-            )
 
 
 class OnnxRunner:
@@ -231,15 +223,29 @@ class OnnxRunner:
 class OnnxDrafter(ModelDrafter):
     """Drafts with an exported model on the CPU."""
 
-    def __init__(self, folder: str | Path, *, num_threads: int = 1, max_length: int | None = None) -> None:
-        """Load an exported folder.
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        precision: Precision | None = None,
+        cache_dir: str | Path | None = None,
+        num_threads: int = 1,
+        max_length: int | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Load a draft model.
 
         Args:
-            folder: holds `model.onnx`, its data file and `genai_config.json`.
+            model: an exported folder, or a Hugging Face folder, which is exported once
+                (`resolve_draft_model`).
+            precision: the export wanted; None takes what is there.
+            cache_dir: where exports are kept; None means the user's cache.
             num_threads: cores the model may use; one is fastest for small models.
             max_length: cap on the context, to bound memory; None means the model's own.
+            progress: told in one line before anything slow begins.
         """
-        self.model = OnnxModel(Path(folder), num_threads=num_threads)
+        found = resolve_draft_model(model, precision, cache_dir, progress)
+        self.model = OnnxModel(found.onnx_dir, num_threads=num_threads)
         context = self.model.shape.context_length
         length = context if max_length is None else min(max_length, context)
         super().__init__("onnx", lambda: OnnxRunner(self.model, length), self.model.shape.vocab_size)

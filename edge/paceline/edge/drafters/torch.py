@@ -50,7 +50,7 @@ class TorchDrafter(ModelDrafter):
 
     def __init__(
         self,
-        folder: str | Path,
+        model: str | Path,
         *,
         device: str = "cpu",
         dtype: str = "float32",
@@ -60,7 +60,7 @@ class TorchDrafter(ModelDrafter):
         """Load a model.
 
         Args:
-            folder: a Hugging Face model folder.
+            model: a Hugging Face model folder.
             device: where it runs, as torch names it (`cpu`, `cuda`, `cuda:1`, `mps`).
             dtype: precision of weights and cache (`float32`, `bfloat16`, `float16`).
             num_threads: cores torch may use, for the whole process; None leaves torch's own choice.
@@ -73,14 +73,14 @@ class TorchDrafter(ModelDrafter):
             raise MissingDependency(
                 "the torch drafter needs torch and transformers", cure="pip install 'paceline[cloud]'"
             ) from error
-        if not (Path(folder) / "config.json").is_file():
+        if not (Path(model) / "config.json").is_file():
             raise InvalidRequest(
-                f"{folder} holds no config.json", field="model", cure="name a Hugging Face model folder"
+                f"{model} holds no config.json", field="model", cure="name a Hugging Face model folder"
             )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        self.model = model.to(device).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        self.model = loaded.to(device).eval()
         context = int(self.model.config.max_position_embeddings)
         length = context if max_length is None else min(max_length, context)
         vocab_size = int(self.model.config.vocab_size)

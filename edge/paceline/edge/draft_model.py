@@ -1,0 +1,124 @@
+"""Find the exported form of a draft model, exporting it once if need be.
+ Accepts what people have: an exported folder, a Hugging Face folder that brings its export in `onnx/`, or a
+plain Hugging Face folder, whose export is then kept in the user's cache under a digest of its content.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.common.errors import InvalidRequest
+from paceline.edge.export import DESCRIPTION, RECIPE, Precision, export, source_digest
+
+DEFAULT_PRECISION: Precision = "int8"
+_CONFIG = "genai_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModelDir:
+    """Where the parts of a draft model are."""
+
+    onnx_dir: Path
+    """Holds `model.onnx` and `genai_config.json`; `OnnxDrafter` loads it."""
+    tokenizer_json: Path
+    precision: str
+    """int4, int8 or fp32; "unknown" for an export that does not say."""
+    was_exported: bool
+    """Whether this call made the export."""
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/paceline`, or `~/.cache/paceline`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "paceline"
+
+
+def resolve_draft_model(
+    path: str | Path,
+    precision: Precision | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> DraftModelDir:
+    """Find or make the exported form of the model at `path`.
+
+    Args:
+        path: an exported folder or a Hugging Face folder.
+        precision: the one wanted; None takes what is there, else `DEFAULT_PRECISION`.
+        cache_dir: where exports are kept; None means `default_cache_dir()`.
+        progress: told in one line before anything slow begins.
+    Raises:
+        InvalidRequest: nothing usable is at `path`, or the cache cannot be written.
+        MissingDependency: an export is needed and its tools are not installed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        cure = (
+            f"download it first: hf download {path} --local-dir FOLDER" if str(path).count("/") == 1 else ""
+        )
+        raise InvalidRequest(f"there is no model folder {path}", field="model", cure=cure or "check the path")
+    for candidate in (folder, folder / "onnx"):
+        if (candidate / _CONFIG).is_file():
+            found = _described(candidate, was_exported=False)
+            if precision in (None, found.precision):
+                return found
+    if not (folder / "config.json").is_file():
+        wanted = f" in {precision}" if precision else ""
+        raise InvalidRequest(
+            f"{folder} holds no model{wanted}: neither {_CONFIG} nor config.json",
+            field="model",
+            cure="name a Hugging Face folder, or one made by `paceline export`",
+        )
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    return _cached(folder, precision or DEFAULT_PRECISION, cache, progress)
+
+
+def _cached(
+    folder: Path, precision: Precision, cache: Path, progress: Callable[[str], None]
+) -> DraftModelDir:
+    target = cache / "drafters" / f"{source_digest(folder)[:32]}-{precision}-{RECIPE}"
+    if (target / DESCRIPTION).is_file():
+        return _described(target, was_exported=False)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            if (target / DESCRIPTION).is_file():  # another process was faster
+                return _described(target, was_exported=False)
+            progress(f"exporting {folder} to {precision}, once; the result is kept in {target}")
+            export(folder, target, precision)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{cache} cannot be written ({error})", field="cache_dir", cure="name a writable folder"
+        ) from error
+    return _described(target, was_exported=True)
+
+
+def _described(onnx_dir: Path, *, was_exported: bool) -> DraftModelDir:
+    """What `onnx_dir` says of itself; the tokenizer may also lie one folder up."""
+    try:
+        precision = str(json.loads((onnx_dir / DESCRIPTION).read_text(encoding="utf-8"))["precision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        precision = "unknown"  # made by the builder directly
+    candidates = [folder / "tokenizer.json" for folder in (onnx_dir, onnx_dir.parent)]
+    tokenizer = next((file for file in candidates if file.is_file()), None)
+    if tokenizer is None:
+        raise InvalidRequest(
+            f"{onnx_dir} holds no tokenizer.json", field="model", cure="copy the model's tokenizer.json there"
+        )
+    return DraftModelDir(onnx_dir, tokenizer, precision, was_exported)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same export; without it both would, and the last rename would
+    fail."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two at once waste time, and the loser is told to try again
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,209 @@
+"""Turn a Hugging Face folder into an ONNX drafter with onnxruntime-genai's model builder.
+ The builder wants torch and transformers, prints a great deal and changes `sys.path`, so it runs in a process
+of its own (`python -m paceline.edge.export`, not meant to be called by hand); this process imports none of
+it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from paceline.common.errors import InvalidRequest, MissingDependency
+
+Precision = Literal["int4", "int8", "fp32"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+RECIPE = 1
+"""Raised whenever the same folder would be exported differently, so that cached exports are made anew."""
+DESCRIPTION = "paceline.json"
+"""File in every export that says what it was made from and how it compares."""
+
+_TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai")
+_SOURCE_FILES = ("config.json", "tokenizer.json", "*.safetensors", "pytorch_model*.bin")
+_NUM_COMPARED_TOKENS = 64
+_MAX_FP32_DIFFERENCE = 1e-3
+_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """One folder to make."""
+
+    model_dir: Path
+    out_dir: Path
+    precision: Precision
+
+
+def export(model_dir: str | Path, out_dir: str | Path, precision: Precision = "int8") -> Path:
+    """Write `model_dir` as an ONNX drafter to `out_dir`.
+
+    Args:
+        model_dir: a Hugging Face folder: config.json, weights, tokenizer.json.
+        out_dir: made if missing; must be empty.
+        precision: of the weights; activations and logits are float32.
+    Returns:
+        `out_dir`.
+    Raises:
+        InvalidRequest: the folder is incomplete, of an architecture that cannot be exported, or `out_dir` is
+            in use.
+        MissingDependency: the export tools are not installed.
+    """
+    job = ExportJob(Path(model_dir), Path(out_dir), precision)
+    export_all([job])
+    return job.out_dir
+
+
+def export_all(jobs: Sequence[ExportJob]) -> None:
+    """Do several exports in one process, for starting it takes most of the time; errors as `export`."""
+    for job in jobs:
+        _check(job)
+    missing = [name for name in _TOOLS if find_spec(name) is None]
+    if missing:
+        raise MissingDependency(
+            f"exporting a draft model needs {', '.join(missing)}", cure="pip install 'paceline[export]'"
+        )
+    with ExitStack() as stack:
+        scratch: list[ExportJob] = []
+        for job in jobs:
+            job.out_dir.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(dir=job.out_dir.parent, prefix=".export-")
+            )
+            scratch.append(replace(job, out_dir=Path(folder) / "model"))
+        _run_builder(scratch)
+        for job, made in zip(jobs, scratch, strict=True):
+            if job.out_dir.exists():
+                job.out_dir.rmdir()
+            made.out_dir.rename(job.out_dir)
+
+
+def source_digest(model_dir: Path) -> str:
+    """Digest of everything in a Hugging Face folder that an export depends on; hexadecimal."""
+    digest = hashlib.sha256()
+    names = sorted(path for pattern in _SOURCE_FILES for path in model_dir.glob(pattern))
+    for path in names:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _check(job: ExportJob) -> None:
+    if job.precision not in PRECISIONS:
+        raise InvalidRequest(
+            f"there is no precision {job.precision!r}",
+            field="precision",
+            cure=f"one of {', '.join(PRECISIONS)}",
+        )
+    for name in ("config.json", "tokenizer.json"):
+        if not (job.model_dir / name).is_file():
+            raise InvalidRequest(
+                f"{job.model_dir} holds no {name}", field="model", cure="name a complete Hugging Face folder"
+            )
+    if job.out_dir.exists() and (not job.out_dir.is_dir() or any(job.out_dir.iterdir())):
+        raise InvalidRequest(f"{job.out_dir} is in use", field="out", cure="name a new folder")
+
+
+def _run_builder(jobs: Sequence[ExportJob]) -> None:
+    """Build every job in a child process that may not touch the network."""
+    request = json.dumps([[str(job.model_dir), str(job.out_dir), job.precision] for job in jobs])
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    search_path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(
+        [sys.executable, "-m", "paceline.edge.export", request],
+        env={**os.environ, **offline, "PYTHONPATH": search_path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        error = InvalidRequest(
+            f"{jobs[0].model_dir} cannot be exported: {lines[-1] if lines else f'exit {done.returncode}'}",
+            field="model",
+            cure="draft with {kind: torch}, or choose a model the onnxruntime-genai builder supports",
+        )
+        error.add_note("\n".join(lines[-30:]))
+        raise error
+
+
+def _build(job: ExportJob) -> None:
+    """Export one folder; runs in the child process."""
+    builder: Any = import_module("onnxruntime_genai.models.builder")
+    # Only the last row of logits is ever read; a cache as long as the text makes rollback a smaller length.
+    wanted = ["prune_lm_head=true", "windowed_kv_cache=false", "hf_token=false"]
+    with tempfile.TemporaryDirectory() as cache:
+        where = (None, str(job.model_dir), str(job.out_dir), job.precision, "cpu", cache)
+        builder.create_model(*where, **builder.parse_extra_options(*where, wanted))
+    shutil.copyfile(job.model_dir / "tokenizer.json", job.out_dir / "tokenizer.json")
+    packages = ("paceline", "onnxruntime-genai", "onnxruntime", "transformers", "torch")
+    description = {
+        "recipe": RECIPE,
+        "precision": job.precision,
+        "source_digest": source_digest(job.model_dir),
+        **_compare(job),
+        "versions": {name: _version(name) for name in packages},
+    }
+    (job.out_dir / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _compare(job: ExportJob) -> dict[str, float]:
+    """How near the export comes to the model it was made from, on a text sampled from that model."""
+    import numpy as np
+
+    torch: Any = import_module("torch")
+    transformers: Any = import_module("transformers")
+    model_module: Any = import_module("paceline.edge.drafters.onnx")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(job.model_dir, dtype=torch.float32).eval()
+    start = torch.tensor([[model.config.bos_token_id or 0]])
+    length = _NUM_COMPARED_TOKENS
+    with torch.inference_mode():
+        text = model.generate(start, do_sample=True, top_k=0, max_new_tokens=length, min_new_tokens=length)
+        expected = model(text).logits[0].numpy()
+    runner = model_module.OnnxRunner(model_module.OnnxModel(job.out_dir), text.shape[1])
+    rows = [runner.forward(i, [token_id]).copy() for i, token_id in enumerate(text[0].tolist())]
+    actual = np.stack(rows)
+    difference = float(np.abs(actual - expected).max())
+    overlap = float(np.minimum(_softmax(actual), _softmax(expected)).sum(axis=1).mean())
+    if not difference <= (_MAX_FP32_DIFFERENCE if job.precision == "fp32" else np.inf) or not overlap >= 0.5:
+        raise SystemExit(
+            f"the {job.precision} export does not reproduce the model "
+            f"(largest logit difference {difference:.3g}, law overlap {overlap:.3f})"
+        )
+    agreement = float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    return {"argmax_agreement": agreement, "law_overlap": overlap, "max_logit_difference": difference}
+
+
+def _softmax(logits: Any) -> Any:
+    import numpy as np
+
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+if __name__ == "__main__":
+    for model_dir, out_dir, precision in json.loads(sys.argv[1]):
+        _build(ExportJob(Path(model_dir), Path(out_dir), precision))
