@@ -1,7 +1,7 @@
 """Checkpoints: a killed run goes on where it stopped and ends with the same weights."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ class Progress:
     """Tokens predicted so far."""
     elapsed_s: float = 0.0
     """Wall time spent training, over all attempts."""
+    planned_steps: int | None = None
+    """Steps that a wall-time budget allows, once the speed is known."""
+
+    def after_step(self, num_tokens: int, *, elapsed_s: float) -> "Progress":
+        """Progress after one more step on ``num_tokens`` tokens."""
+        return replace(self, step=self.step + 1, tokens=self.tokens + num_tokens, elapsed_s=elapsed_s)
 
 
 def save_checkpoint(path: Path, *, run_key: str, progress: Progress, model: Any, optimiser: Any) -> None:
@@ -29,7 +35,7 @@ def save_checkpoint(path: Path, *, run_key: str, progress: Progress, model: Any,
     torch.save(
         {
             "run_key": run_key,
-            "progress": (progress.step, progress.tokens, progress.elapsed_s),
+            "progress": astuple(progress),
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
         },
@@ -49,9 +55,10 @@ def load_checkpoint(path: Path, *, run_key: str, model: Any, optimiser: Any) -> 
     state = torch.load(path, weights_only=True)
     if state["run_key"] != run_key:
         raise CheckpointError(
-            "checkpoint", str(path), "was written by a run with other settings: remove it, or restore the settings"
+            "checkpoint",
+            str(path),
+            "was written by a run with other settings: remove it, or restore the settings",
         )
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    step, tokens, elapsed_s = state["progress"]
-    return Progress(step=step, tokens=tokens, elapsed_s=elapsed_s)
+    return Progress(*state["progress"])

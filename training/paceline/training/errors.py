@@ -1,9 +1,9 @@
 """Errors of the training package.
 
-    TrainingError (ValueError)      the caller's input is wrong; retrying does not help
-    ├── CorpusError                 the text given cannot be trained on
-    ├── ShapeError                  a model shape that cannot be built or served
-    └── CheckpointError             a checkpoint that does not belong to this run
+TrainingError (ValueError)      the caller's input is wrong; retrying does not help
+├── CorpusError                 the text given cannot be trained on
+├── ShapeError                  a model shape that cannot be built or served
+└── CheckpointError             a checkpoint that does not belong to this run
 """
 
 

@@ -12,15 +12,17 @@ MATRIX_LEARNING_RATE = 0.02
 class Optimiser:
     """Two optimisers stepped as one.
 
-    Muon orthogonalises the momentum of each hidden matrix (Jordan et al., 2024). It reached the loss of AdamW in
-    fewer steps here; the comparison is in ``docs/lab-notebook/models.md``.
+    Muon orthogonalises the momentum of each hidden matrix (Jordan et al., 2024). It reached the
+    loss of AdamW in far fewer steps here; the comparison is in ``docs/lab-notebook/models.md``.
     """
 
     def __init__(self, model: torch.nn.Module, *, learning_rate: float, matrix_learning_rate: float) -> None:
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
         self._parts: dict[str, torch.optim.Optimizer] = {
-            "others": torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+            "others": torch.optim.AdamW(
+                others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            )
         }
         self._peaks = {"others": learning_rate}
         if matrix_learning_rate > 0:

@@ -5,23 +5,38 @@ The weights are rounded to bf16 to halve the repository; ``config.json`` says fl
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from paceline.training.errors import TrainingError
 from paceline.training.tokenizer import END_OF_TEXT_ID
 
-
-@torch.no_grad()
-def round_weights(model: torch.nn.Module) -> None:
-    """Round every parameter to the nearest bf16 value in place: what will be read back from disk."""
-    for parameter in model.parameters():
-        parameter.copy_(parameter.to(torch.bfloat16))
+FACTS_FILE = "training.json"
+"""Beside the weights: what the model card says about the run."""
 
 
-def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+@dataclass(frozen=True)
+class RunFacts:
+    """How a model came to be."""
+
+    kind: str
+    """``plain`` or ``distilled``."""
+    steps: int
+    tokens: int
+    """Tokens predicted during training, repetitions counted."""
+    elapsed_s: float
+    """Wall time of training, in seconds."""
+    start: "RunFacts | None"
+    """The run whose weights this one began with."""
+
+
+def save_model(model: LlamaForCausalLM, folder: Path, facts: RunFacts) -> None:
     """Write weights in bf16 and a configuration that says float32; ``model`` itself is not changed."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -29,11 +44,12 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"  # Tied to the embedding; one copy is enough.
     }
-    model.save_pretrained(folder, state_dict=weights)
+    with _no_progress_bar():
+        model.save_pretrained(folder, state_dict=weights)
     _declare_float32(folder / "config.json")
-    GenerationConfig(
-        bos_token_id=END_OF_TEXT_ID, eos_token_id=END_OF_TEXT_ID, pad_token_id=END_OF_TEXT_ID
-    ).save_pretrained(folder)
+    ids = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID, "pad_token_id": END_OF_TEXT_ID}
+    GenerationConfig(**ids).save_pretrained(folder)
+    (folder / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n")
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
@@ -44,14 +60,40 @@ def load_model(folder: Path) -> LlamaForCausalLM:
     """
     if not (folder / "config.json").is_file():
         raise TrainingError("model", str(folder), "no config.json there: name a model folder")
-    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with _no_progress_bar():
+        model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     return model
+
+
+def load_facts(folder: Path) -> RunFacts | None:
+    """What is known of the run that made a model; ``None`` for a model made elsewhere."""
+    path = folder / FACTS_FILE
+    return _facts(json.loads(path.read_text())) if path.is_file() else None
+
+
+def _facts(values: dict[str, object] | None) -> RunFacts | None:
+    """Rebuild nested facts from JSON."""
+    if values is None:
+        return None
+    start = values.pop("start")
+    return RunFacts(**values, start=_facts(start))  # type: ignore[arg-type]  # JSON carries no types.
 
 
 def _declare_float32(path: Path) -> None:
     """Set the data type in ``config.json``, which saving derives from the stored tensors."""
     config = json.loads(path.read_text())
-    config.pop("torch_dtype", None)
     config["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep ``transformers`` from drawing bars for files that take milliseconds."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

@@ -50,7 +50,9 @@ def train_tokenizer(modules: Sequence[Module], *, vocab_size: int = 2048) -> Tok
     tokenizer.train_from_iterator((module.text for module in modules), trainer=trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise TrainingError(
-            "vocab_size", vocab_size, f"the text yields only {tokenizer.get_vocab_size()} entries: ask for fewer"
+            "vocab_size",
+            vocab_size,
+            f"the text yields only {tokenizer.get_vocab_size()} entries: ask for fewer",
         )
     return tokenizer
 
@@ -75,7 +77,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise TrainingError("tokenizer", str(path), "no such file: name a folder that holds a trained tokenizer")
+        raise TrainingError(
+            "tokenizer", str(path), "no such file: name a folder that holds a trained tokenizer"
+        )
     return Tokenizer.from_file(str(path))
 
 

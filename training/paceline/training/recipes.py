@@ -1,0 +1,197 @@
+"""The recipe of the shipped models, as one table; ``python -m paceline.training --recipe shipped`` runs it.
+
+The order matters: a target is trained first, then draft models are distilled from the finished target.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.training.architecture import ModelShape
+from paceline.training.card import CardConfig, write_card
+from paceline.training.corpus import CorpusConfig, build_corpus
+from paceline.training.distillation import DistillConfig, LossWeights, distill
+from paceline.training.errors import TrainingError
+from paceline.training.loop import RunSettings
+from paceline.training.prompts import (
+    PromptPlan,
+    cut_heldout_prompts,
+    cut_long_prompts,
+    read_prompts,
+    write_prompts,
+)
+from paceline.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from paceline.training.trainer import TrainConfig, train
+from paceline.training.transcripts import Portion
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A target and the draft models distilled from it."""
+
+    vocab_size: int
+    target: str
+    """Name of the target model."""
+    shapes: dict[str, ModelShape]
+    roles: dict[str, str]
+    """First sentence of each model's card."""
+    plain: dict[str, RunSettings]
+    """Plain training of every model."""
+    distilled: dict[str, RunSettings]
+    """Distillation of every model but the target."""
+    short: tuple[Portion, ...]
+    long: tuple[Portion, ...]
+    heldout: Portion
+    weights: LossWeights
+    prompts: PromptPlan
+    date: str
+    """When the shipped weights were trained, ISO."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where one run of a recipe keeps its files."""
+
+    models: Path
+    """Folder the finished models go to, one folder each."""
+    work: Path
+    """Folder for everything in between: checkpoints, plain draft models, the target's text."""
+    corpus: CorpusConfig
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer."""
+        return self.work / "tokenizer"
+
+    @property
+    def prompts(self) -> Path:
+        """File of held-out prompts."""
+        return self.models / "prompts" / "heldout.jsonl"
+
+    def plain(self, name: str) -> Path:
+        """Folder of a draft model before distillation."""
+        return self.work / "plain" / name
+
+
+SHIPPED = Recipe(
+    vocab_size=2048,
+    target="base",
+    shapes={
+        "base": ModelShape(hidden_size=256, num_layers=8, num_heads=4, num_kv_heads=2, mlp_size=704),
+        "mid": ModelShape(hidden_size=192, num_layers=4, num_heads=3, num_kv_heads=1, mlp_size=512),
+        "pico": ModelShape(hidden_size=128, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=352),
+    },
+    roles={
+        "base": "The target: the largest of three small language models of Python source code.",
+        "mid": "The middle of a cascade: drafts for `base`, verifies for `pico`.",
+        "pico": "The drafter: small enough to write ahead on any device.",
+    },
+    plain={
+        "base": RunSettings(steps=1400, long_fraction=0.08, compile=True, threads=1),
+        "mid": RunSettings(steps=560, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
+        "pico": RunSettings(steps=1000, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
+    },
+    distilled={
+        "mid": RunSettings(
+            steps=600, warmup_steps=20, decay_fraction=0.5, long_fraction=0.05, compile=True, threads=1
+        ),
+        "pico": RunSettings(
+            steps=2400, warmup_steps=20, decay_fraction=0.5, long_fraction=0.05, compile=True, threads=1
+        ),
+    },
+    short=(
+        Portion(windows=1536, length=256, temperature=0.0),
+        Portion(windows=1536, length=256, temperature=0.7),
+        Portion(windows=1024, length=256, temperature=1.0),
+        Portion(windows=1536, length=256, temperature=None),
+    ),
+    long=(Portion(windows=96, length=2048, temperature=None, batch=8),),
+    heldout=Portion(windows=64, length=256, temperature=0.0),
+    weights=LossWeights(divergence=1.0, variation=1.0, best=0.0),
+    prompts=PromptPlan(),
+    date="2026-11-22",
+)
+
+RECIPES = {"shipped": SHIPPED}
+"""Recipes by name."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        TrainingError: no such recipe; lists those there are.
+    """
+    if name not in RECIPES:
+        raise TrainingError("recipe", name, f"choose one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]
+
+
+def run_recipe(name: str, workshop: Workshop) -> None:
+    """Run every stage of a recipe; stages that are finished or begun resume from their files."""
+    recipe = find_recipe(name)
+    prepare(recipe, workshop)
+    for model in recipe.plain:
+        train(plain_config(recipe, workshop, model))
+    for model in recipe.distilled:
+        distill(distill_config(recipe, workshop, model))
+    for model in recipe.shapes:
+        write_card(card_config(recipe, workshop, model, recipe_name=name))
+
+
+def prepare(recipe: Recipe, workshop: Workshop) -> None:
+    """Train the tokenizer and cut the held-out prompts."""
+    corpus = build_corpus(workshop.corpus)
+    if not (workshop.tokenizer / "tokenizer.json").is_file():
+        length = max(shape.max_positions for shape in recipe.shapes.values())
+        save_tokenizer(
+            train_tokenizer(corpus.train, vocab_size=recipe.vocab_size), workshop.tokenizer, max_length=length
+        )
+    tokenizer = load_tokenizer(workshop.tokenizer)
+    write_prompts(cut_heldout_prompts(corpus, tokenizer, recipe.prompts), workshop.prompts)
+    write_prompts(
+        cut_long_prompts(corpus, tokenizer, recipe.prompts), workshop.prompts.with_name("long.jsonl")
+    )
+
+
+def plain_config(recipe: Recipe, workshop: Workshop, model: str) -> TrainConfig:
+    """Plain training of one model of a recipe."""
+    is_target = model == recipe.target
+    return TrainConfig(
+        output=workshop.models / model if is_target else workshop.plain(model),
+        tokenizer=workshop.tokenizer,
+        work=workshop.work / "runs" / f"{model}-plain",
+        shape=recipe.shapes[model],
+        run=recipe.plain[model],
+        corpus=workshop.corpus,
+    )
+
+
+def distill_config(recipe: Recipe, workshop: Workshop, model: str) -> DistillConfig:
+    """Distillation of one draft model of a recipe."""
+    return DistillConfig(
+        target=workshop.models / recipe.target,
+        output=workshop.models / model,
+        work=workshop.work / "runs" / f"{model}-distilled",
+        transcripts=workshop.work / "transcripts",
+        run=recipe.distilled[model],
+        short=recipe.short,
+        long=recipe.long,
+        heldout=recipe.heldout,
+        start=workshop.plain(model),
+        weights=recipe.weights,
+        corpus=workshop.corpus,
+    )
+
+
+def card_config(recipe: Recipe, workshop: Workshop, model: str, *, recipe_name: str) -> CardConfig:
+    """The card of one model of a recipe."""
+    is_target = model == recipe.target
+    return CardConfig(
+        model=workshop.models / model,
+        recipe_command=f"python -m paceline.training --recipe {recipe_name}",
+        date=recipe.date,
+        role=recipe.roles[model],
+        target=None if is_target else workshop.models / recipe.target,
+        prompts=tuple(prompt.prompt for prompt in read_prompts(workshop.prompts)),
+        corpus=workshop.corpus,
+    )
