@@ -127,6 +127,11 @@ class Verifier:
         """Live sessions."""
         return len(self._sessions)
 
+    @property
+    def capacity_tokens(self) -> int:
+        """Cache tokens the engine has for all sessions."""
+        return self._engine.capacity_tokens
+
     def describe(self) -> Description:
         """What this verifier serves."""
         return Description(

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 _DECAY = 0.98
+_RIDGE = 2.0
+"""Variance of step sizes (tokens squared) below which the slope is taken for noise: while all steps are alike, further
+tokens are believed to be free, so that somebody tries them."""
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class CostLine:
         return self.fixed_s + self.per_token_s * num_tokens
 
     def _fit(self) -> None:
-        spread = self._weight * self._size_size - self._size * self._size
-        slope = (self._weight * self._size_time - self._size * self._time) / spread if spread > 1e-9 else 0.0
+        spread = self._weight * self._size_size - self._size * self._size + _RIDGE * self._weight * self._weight
+        slope = (self._weight * self._size_time - self._size * self._time) / spread
         self.per_token_s = min(max(slope, 0.0), self._time / max(self._size, 1.0))
         self.fixed_s = max((self._time - self.per_token_s * self._size) / self._weight, 0.0)

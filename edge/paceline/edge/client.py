@@ -1,9 +1,9 @@
 """The edge as a library: connect to a verifier, generate texts.
 
-    client = Client(GrpcHop("127.0.0.1:7443"), drafter)
-    await client.connect()
-    async for event in client.generate(request):
-        ...
+client = Client(GrpcHop("127.0.0.1:7443"), drafter)
+await client.connect()
+async for event in client.generate(request):
+    ...
 """
 
 import time
@@ -52,7 +52,10 @@ class Client:
         return self
 
     async def __aexit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
         await self.close()
 
@@ -94,7 +97,9 @@ class Client:
             InvalidRequest: the mode is unknown, or the request is malformed.
         """
         if mode not in MODES:
-            raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
+            raise InvalidRequest(
+                f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}"
+            )
         check_request(request)
         report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
         run = Run(
@@ -149,7 +154,9 @@ def check_request(request: GenerationRequest) -> None:
         raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens")
     if request.num_speculative_tokens is not None and request.num_speculative_tokens < 1:
         raise InvalidRequest(
-            f"{request.num_speculative_tokens} is not at least 1", field="num_speculative_tokens", cure="or auto"
+            f"{request.num_speculative_tokens} is not at least 1",
+            field="num_speculative_tokens",
+            cure="or auto",
         )
     if not 0 <= request.seed < 1 << 64:
         raise InvalidRequest(f"{request.seed} is not an unsigned 64-bit number", field="seed")

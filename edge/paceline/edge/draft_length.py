@@ -1,7 +1,6 @@
 """How many tokens to draft before asking. One seam, two policies.
-
-Decisions look at the past and at the probability of tokens that are *kept*: a token once drafted is always sent, so
-every rule stays exact (methods E11).
+ Decisions look at the past and at the probability of tokens that are *kept*: a token once drafted is always
+sent, so every rule stays exact (methods E11).
 """
 
 from bisect import bisect_right
@@ -52,10 +51,11 @@ class FixedLength:
 class AdaptiveLength:
     """Draft on while the next token is expected to earn more time than it costs.
 
-    With ``s`` seconds per committed token (measured), the chance ``c`` that everything drafted so far stands, and the
-    mean chance ``a`` that one more does, another token earns ``c * a * s`` and costs its drafting and its row in the
-    verifier's step. Drafting stops when that is a loss: the stopping rule that maximises tokens per second when ``s``
-    is its own result (Dinkelbach's fixed point). Chances come from the draft's own confidence, calibrated on line.
+    With ``s`` seconds per committed token (measured), the chance ``c`` that everything drafted so far stands,
+    and the mean chance ``a`` that one more does, another token earns ``c * a * s`` and costs its drafting and
+    its row in the verifier's step. Drafting stops when that is a loss: the stopping rule that maximises
+    tokens per second when ``s`` is its own result (Dinkelbach's fixed point). Chances come from the draft's
+    own confidence, calibrated on line.
     """
 
     def __init__(self) -> None:
@@ -64,6 +64,7 @@ class AdaptiveLength:
         self._tokens = 1.0
         self._seconds = 0.0
         self._draft_token_s = 0.0
+        self._num_rounds = 0
 
     def plan(self) -> Plan:
         """The next block."""
@@ -84,6 +85,9 @@ class AdaptiveLength:
         """What became of it. Only tokens up to the first disagreement were judged."""
         for index, prob in enumerate(draft_probs[: outcome.num_accepted + 1]):
             self._confidence.observe(prob, index < outcome.num_accepted)
+        self._num_rounds += 1
+        if self._num_rounds == 1:
+            return  # both ends were still reading the prompt; its times say nothing about rounds
         self._round_trip.observe(outcome.num_drafted, outcome.round_s)
         self._tokens = 0.95 * self._tokens + outcome.num_accepted + 1
         self._seconds = 0.95 * self._seconds + outcome.draft_s + outcome.round_s
@@ -93,7 +97,8 @@ class AdaptiveLength:
 
 
 class Calibration:
-    """How often tokens of a given draft probability stand, learnt from a prior that takes the draft at its word."""
+    """How often tokens of a given draft probability stand, learnt from a prior that takes the draft at its
+    word."""
 
     _EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
     _PRIOR_WEIGHT = 4.0
@@ -101,7 +106,9 @@ class Calibration:
     def __init__(self) -> None:
         bounds = (0.0, *self._EDGES, 1.0)
         self._judged = [self._PRIOR_WEIGHT] * (len(bounds) - 1)
-        self._stood = [self._PRIOR_WEIGHT * (low + high) / 2 for low, high in zip(bounds, bounds[1:], strict=False)]
+        self._stood = [
+            self._PRIOR_WEIGHT * (low + high) / 2 for low, high in zip(bounds, bounds[1:], strict=False)
+        ]
         self.mean = 0.7
         """Running share of judged tokens that stood."""
 

@@ -45,8 +45,14 @@ class GrpcHop:
         check_address(address, "verifier")
         self.address = address
         self._connect_timeout_s = connect_timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
-        self._stub: Any = VerifierServiceStub(self._channel)
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def _stub(self) -> Any:
+        """Made on first use: a channel belongs to the event loop it is made on."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=CLIENT_OPTIONS)
+        return VerifierServiceStub(self._channel)
 
     async def describe(self) -> Description:
         """What the verifier serves; waits up to `connect_timeout_s` for it to come up."""
@@ -69,7 +75,9 @@ class GrpcHop:
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
     def _translate(self, error: grpc.aio.AioRpcError) -> PacelineError:
         code, details = error.code(), error.details() or ""

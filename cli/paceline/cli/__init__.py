@@ -1,0 +1,1 @@
+"""The `paceline` command: the one place that knows both ends."""

@@ -1,0 +1,5 @@
+"""`paceline bench`: to be wired."""
+
+
+def bench() -> None:
+    """Measure Paceline beside what you would use instead."""

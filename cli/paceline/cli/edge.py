@@ -1,0 +1,248 @@
+"""`paceline edge generate` and `paceline edge chat`: texts drafted here, verified there."""
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from paceline.cli import batch, show
+from paceline.cli.inputs import read_prompt
+from paceline.common.errors import InvalidRequest
+from paceline.common.hops.grpc import GrpcHop
+from paceline.common.tokens import Rule, SamplingParams
+from paceline.edge.assemble import EdgeModel, assemble
+from paceline.edge.client import Client
+from paceline.edge.request import GenerationRequest
+
+app = typer.Typer(name="edge", help="Generate texts: draft on this device, verify in the cloud.", no_args_is_help=True)
+
+Verifier = Annotated[
+    str, typer.Option(help="HOST:PORT of the verifier. Mode local needs none.", envvar="PACELINE_VERIFIER")
+]
+DraftModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Exported folder, or a Hugging Face folder (exported once into the cache).", envvar="PACELINE_DRAFT_MODEL"
+    ),
+]
+DrafterKind = Annotated[
+    str, typer.Option(help="onnx, torch, ngram, or one that is installed.", envvar="PACELINE_DRAFTER")
+]
+TokenizerPath = Annotated[
+    str | None,
+    typer.Option(help="Folder with tokenizer.json. Default: the draft model's.", envvar="PACELINE_TOKENIZER"),
+]
+ModeName = Annotated[str, typer.Option(help="sync, cloud or local.", envvar="PACELINE_MODE")]
+RuleName = Annotated[
+    str,
+    typer.Option(
+        help="auto, greedy, coupled, rejection or one-hot. auto: greedy at temperature 0, else coupled.",
+        envvar="PACELINE_RULE",
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens to generate at most.", envvar="PACELINE_MAX_NEW_TOKENS")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.", envvar="PACELINE_TEMPERATURE")]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.", envvar="PACELINE_TOP_K")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.", envvar="PACELINE_TOP_P")]
+MinP = Annotated[
+    float, typer.Option(help="Drop tokens below this share of the likeliest.", envvar="PACELINE_MIN_P")
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Above 1 discourages repetition.", envvar="PACELINE_REPETITION_PENALTY")
+]
+PresencePenalty = Annotated[float, typer.Option(help="-2..2.", envvar="PACELINE_PRESENCE_PENALTY")]
+FrequencyPenalty = Annotated[float, typer.Option(help="-2..2.", envvar="PACELINE_FREQUENCY_PENALTY")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same text.", envvar="PACELINE_SEED")]
+StopTokenId = Annotated[list[int] | None, typer.Option(help="Ends the text, besides the model's own; repeatable.")]
+NumSpeculativeTokens = Annotated[
+    str,
+    typer.Option(
+        "--num-speculative-tokens",
+        "--draft-max",
+        help="Tokens per draft block, or auto.",
+        envvar="PACELINE_NUM_SPECULATIVE_TOKENS",
+    ),
+]
+DraftDevice = Annotated[str, typer.Option(help="For the torch drafter.", envvar="PACELINE_DRAFT_DEVICE")]
+DraftThreads = Annotated[
+    int, typer.Option(min=1, help="Cores the draft model may use.", envvar="PACELINE_DRAFT_THREADS")
+]
+
+
+@app.command("generate")
+def generate(
+    source: Annotated[str | None, typer.Argument(help="- reads the prompt from standard input.")] = None,
+    verifier: Verifier = "127.0.0.1:7443",
+    draft_model: DraftModel = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Batch: JSON lines with prompt or prompt_token_ids.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Batch: where the JSON lines go.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Batch: texts at a time.")] = 4,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    seed: Seed = 0,
+    stop_token_id: StopTokenId = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Go on past the model's end of text.")] = False,
+    rule: RuleName = "auto",
+    mode: ModeName = "sync",
+    num_speculative_tokens: NumSpeculativeTokens = "auto",
+    drafter: DrafterKind = "onnx",
+    tokenizer: TokenizerPath = None,
+    draft_device: DraftDevice = "cpu",
+    draft_threads: DraftThreads = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Generate one text, or one per line of a file."""
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
+    template = GenerationRequest(
+        prompt_token_ids=(),
+        max_new_tokens=max_new_tokens,
+        sampling=SamplingParams(
+            temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+        ),
+        rule=parse_rule(rule),
+        seed=seed,
+        stop_token_ids=tuple(stop_token_id or ()),
+        ignore_eos=ignore_eos,
+        num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
+    )
+    address = None if mode == "local" else verifier
+    if prompts_file is not None:
+        job = batch.Job(prompts_file, output, concurrency, mode, template)
+        asyncio.run(batch.run(job, client(address, model), model.tokenizer))
+        return
+    text = read_prompt(source, prompt, prompt_file)
+    asyncio.run(_generate_one(client(address, model), model, template, text, mode, as_json))
+
+
+@app.command("chat")
+def chat(
+    verifier: Verifier = "127.0.0.1:7443",
+    draft_model: DraftModel = None,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    rule: RuleName = "auto",
+    mode: ModeName = "sync",
+    num_speculative_tokens: NumSpeculativeTokens = "auto",
+    drafter: DrafterKind = "onnx",
+    tokenizer: TokenizerPath = None,
+) -> None:
+    """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
+    model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
+    template = GenerationRequest(
+        prompt_token_ids=(),
+        max_new_tokens=max_new_tokens,
+        sampling=SamplingParams(temperature=temperature, top_p=top_p),
+        rule=parse_rule(rule),
+        seed=seed,
+        num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
+    )
+    address = None if mode == "local" else verifier
+    asyncio.run(_chat(client(address, model), model, template, mode))
+
+
+def load_edge(
+    draft_model: str | None, drafter: str, tokenizer: str | None, mode: str, device: str, threads: int
+) -> EdgeModel:
+    """The drafter and tokenizer a command asked for; progress goes to stderr."""
+    console = Console(stderr=True)
+    return assemble(
+        draft_model,
+        kind=drafter,
+        tokenizer=tokenizer,
+        drafts=mode != "cloud",
+        device=device,
+        num_threads=threads,
+        progress=lambda line: console.print(line, style="dim"),
+    )
+
+
+def client(verifier: str | None, model: EdgeModel) -> Client:
+    """A client for a verifier (None: only mode local)."""
+    return Client(
+        GrpcHop(verifier) if verifier is not None else None,
+        model.drafter,
+        tokenizer_fingerprint=model.tokenizer.fingerprint,
+        eos_token_ids=model.eos_token_ids,
+    )
+
+
+def parse_rule(rule: str) -> Rule | None:
+    """None for auto."""
+    if rule == "auto":
+        return None
+    if rule not in set(Rule):
+        raise InvalidRequest(f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}")
+    return Rule(rule)
+
+
+def parse_num_speculative_tokens(number: str) -> int | None:
+    """None for auto."""
+    if number == "auto":
+        return None
+    if not number.isdecimal() or int(number) < 1:
+        raise InvalidRequest(f"{number!r} is neither auto nor at least 1", field="num_speculative_tokens")
+    return int(number)
+
+
+async def _generate_one(
+    edge: Client, model: EdgeModel, template: GenerationRequest, text: str, mode: str, as_json: bool
+) -> None:
+    request = replace(template, prompt_token_ids=model.tokenizer.encode(text))
+    async with edge:
+        generation = edge.generate(request, mode)
+        if as_json:
+            async for _ in generation:
+                pass
+            report = generation.report
+            show.print_json(show.result(report, model.tokenizer.decode(report.token_ids)))
+            return
+        await _show_live(generation, model, text)
+
+
+async def _show_live(generation: Any, model: EdgeModel, text: str) -> None:
+    """Tokens on stdout as they come; what they cost on stderr, so that a pipe gets the text alone."""
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        console.print(text, end="", style="dim", markup=False, soft_wrap=True)
+    printer = show.TokenPrinter(console, model.tokenizer)
+    async for event in generation:
+        printer.show(event)
+    console.print()
+    notes.print()
+    notes.print(show.legend(generation.report.origins))
+    notes.print(show.summary(generation.report))
+
+
+async def _chat(edge: Client, model: EdgeModel, template: GenerationRequest, mode: str) -> None:
+    console = Console(highlight=False)
+    console.print("Type text to continue; an empty line ends.", style="dim")
+    text: tuple[int, ...] = ()
+    async with edge:
+        while line := await asyncio.to_thread(_read_line):
+            text = (*text, *model.tokenizer.encode(line))
+            generation = edge.generate(replace(template, prompt_token_ids=text), mode)
+            await _show_live(generation, model, "")
+            text = (*text, *generation.report.token_ids)
+
+
+def _read_line() -> str:
+    """A line of the user; empty at the end of input. `\\n` typed in it stands for a line break."""
+    try:
+        sys.stdout.flush()
+        return input("› ").replace("\\n", "\n")
+    except EOFError:
+        return ""

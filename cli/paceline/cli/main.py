@@ -1,0 +1,86 @@
+"""`paceline`: sub-commands and the last line of defence: an error becomes one line and an exit code, never a traceback."""
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+# One BLAS thread per process, unless the caller says otherwise: two ends share a small machine.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from paceline.cli import bench, cloud, demo, doctor, edge, models, topology
+from paceline.cli.version import software_version
+from paceline.common.errors import PacelineError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="paceline",
+    help="Edge-cloud speculative decoding: a small model drafts on the device, a large one verifies in the cloud; "
+    "the text is exactly the large one's.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(cloud.app, name="cloud")
+app.add_typer(edge.app, name="edge")
+app.add_typer(models.app, name="models")
+app.add_typer(topology.app, name="topology")
+app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(software_version())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(help="debug, info, warning or error; to stderr.", envvar="PACELINE_LOG_LEVEL")
+    ] = "warning",
+) -> None:
+    """Options of every command."""
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise typer.BadParameter(f"{log_level!r} is not debug, info, warning or error", param_hint="--log-level")
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except PacelineError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the last line of defence: a bug of ours, said in one line
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        _complain(f"internal error: {type(error).__name__}: {error} (please report it; --log-level debug shows more)")
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(text, markup=False)
+
+
+if __name__ == "__main__":
+    main()

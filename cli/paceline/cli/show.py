@@ -1,0 +1,111 @@
+"""How generations look: coloured tokens and tables for people, one JSON object for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from paceline.common.tokenizer import TextStream, Tokenizer
+from paceline.common.tokens import Origin
+from paceline.edge.request import Report, TokensEvent
+
+STYLES = {
+    Origin.ACCEPTED: "green",
+    Origin.RECOVERED: "yellow",
+    Origin.BONUS: "cyan",
+    Origin.FILLED: "default",
+    Origin.UNVERIFIED: "dim",
+}
+_MEANING = {
+    Origin.ACCEPTED: "drafted here, accepted",
+    Origin.RECOVERED: "corrected by the target",
+    Origin.BONUS: "bonus from the target",
+    Origin.FILLED: "written by the target alone",
+    Origin.UNVERIFIED: "not verified",
+}
+
+
+def result(report: Report, text: str) -> dict[str, Any]:
+    """The `--json` object of a generation. Its keys are a contract."""
+    rounds = report.rounds
+    return {
+        "text": text,
+        "token_ids": report.token_ids,
+        "finish_reason": str(report.finish_reason) if report.finish_reason else None,
+        "mode": report.mode,
+        "rule": str(report.rule),
+        "verified": Origin.UNVERIFIED not in report.origins,
+        "usage": {"prompt_tokens": report.num_prompt_tokens, "completion_tokens": len(report.token_ids)},
+        "speculation": {
+            "rounds": len(rounds),
+            "drafted_tokens": report.drafted_tokens,
+            "accepted_tokens": report.accepted_tokens,
+            "acceptance_rate": report.acceptance_rate,
+            "mean_acceptance_length": report.mean_acceptance_length,
+            "bytes_up": report.traffic.bytes_up,
+            "bytes_down": report.traffic.bytes_down,
+        },
+        "timing": {
+            "ttft_s": report.ttft_s,
+            "total_s": report.total_s,
+            "tokens_per_s": report.tokens_per_s,
+            "draft_s": sum(one.draft_s for one in rounds),
+            "verify_s": sum(one.verify_s for one in rounds),
+            "network_s": sum(one.network_s for one in rounds),
+        },
+    }
+
+
+def print_json(value: Any) -> None:
+    """Exactly one object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+class TokenPrinter:
+    """Prints tokens as they come, coloured by who wrote them."""
+
+    def __init__(self, console: Console, tokenizer: Tokenizer) -> None:
+        self._console = console
+        self._stream: TextStream = tokenizer.stream()
+
+    def show(self, event: TokensEvent) -> None:
+        """Print the text an event completes."""
+        line = Text()
+        for token_id, origin in zip(event.token_ids, event.origins, strict=True):
+            line.append(self._stream.push(token_id), style=STYLES[origin])
+        self._console.print(line, end="", soft_wrap=True)
+
+
+def legend(origins: Sequence[Origin]) -> Text:
+    """What the colours mean, for the origins that occurred."""
+    line = Text()
+    for origin in Origin:
+        if origin in origins:
+            line.append("■ ", style=STYLES[origin]).append(f"{_MEANING[origin]} ({origins.count(origin)})   ")
+    return line
+
+
+def summary(report: Report) -> Table:
+    """A small table of what a generation did."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("speed", f"{report.tokens_per_s:.1f} tokens/s ({len(report.token_ids)} in {report.total_s:.2f} s)")
+    table.add_row("first token", f"{1000 * report.ttft_s:.0f} ms")
+    if report.rounds:
+        table.add_row(
+            "acceptance",
+            f"{report.acceptance_rate:.0%} of {report.drafted_tokens} drafted; "
+            f"{report.mean_acceptance_length:.2f} tokens per target pass",
+        )
+        spent = (sum(r.draft_s for r in report.rounds), sum(r.verify_s for r in report.rounds))
+        network_s = sum(r.network_s for r in report.rounds)
+        table.add_row("time", f"draft {spent[0]:.2f} s · verify {spent[1]:.2f} s · link {network_s:.2f} s")
+    if report.token_ids and report.mode != "local":
+        per_token = (report.traffic.bytes_up + report.traffic.bytes_down) / len(report.token_ids)
+        table.add_row("wire", f"{per_token:.0f} bytes per token")
+    table.add_row("rule", f"{report.rule}, mode {report.mode}, finish: {report.finish_reason}")
+    return table

@@ -1,0 +1,87 @@
+"""A verifier in a process of its own, for the demo, benchmarks and tests."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from paceline.cli.cloud import READY_PREFIX
+from paceline.common.errors import Unreachable
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierProcess:
+    """A running verifier."""
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator[VerifierProcess]:
+    """Run `paceline cloud serve` on a free loopback port; SIGTERM on leaving.
+
+    Args:
+        model: folder or hub id.
+        options: further options of `cloud serve`.
+    Raises:
+        Unreachable: it did not come up; the message carries its last line.
+    """
+    command = [sys.executable, "-m", "paceline.cli.main", "cloud", "serve"]
+    command += ["--model", str(model), "--listen", "127.0.0.1:0", "--drain-s", "1", *options]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+        try:
+            yield VerifierProcess(_await_ready(process, log), process.pid)
+        finally:
+            _stop(process)
+
+
+def _environment() -> dict[str, str]:
+    """The same environment, without settings meant for a verifier of the user's own."""
+    return {name: value for name, value in os.environ.items() if name not in ("PACELINE_LISTEN", "PACELINE_MODEL")}
+
+
+def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:
+    lines: queue.Queue[str] = queue.Queue()
+    assert process.stdout is not None, "it was asked for"
+    threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
+    try:
+        line = lines.get(timeout=START_TIMEOUT_S)
+    except queue.Empty:
+        line = ""
+    if line.startswith(READY_PREFIX):
+        return line.removeprefix(READY_PREFIX).strip()
+    log.seek(0)
+    said = [text.strip() for text in log if text.strip()]
+    raise Unreachable(
+        f"the verifier process did not start: {said[-1] if said else 'it said nothing'}", field="verifier"
+    )
+
+
+def _forward(stdout: IO[str], lines: "queue.Queue[str]") -> None:
+    for line in stdout:
+        lines.put(line)
+    lines.put("")
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,104 @@
+"""From the names a user gives to a drafter and a tokenizer that are ready to work."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.tokenizer import Tokenizer
+from paceline.edge.drafters import Drafter, load_drafter
+
+_NEEDS_MODEL = ("onnx", "torch")
+_CONFIGS = ("generation_config.json", "config.json", "genai_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeModel:
+    """What a client on the device needs."""
+
+    tokenizer: Tokenizer
+    drafter: Drafter | None
+    """None if nothing will be drafted (mode `cloud`)."""
+    eos_token_ids: tuple[int, ...] = ()
+    """The draft model's own ends of text; empty if it does not say."""
+
+
+def assemble(
+    draft_model: str | Path | None,
+    *,
+    kind: str = "onnx",
+    tokenizer: str | Path | None = None,
+    drafts: bool = True,
+    precision: Any = None,
+    device: str = "cpu",
+    num_threads: int = 1,
+    progress: Callable[[str], None] = lambda _: None,
+) -> EdgeModel:
+    """Load the drafter and the tokenizer.
+
+    Args:
+        draft_model: an exported or Hugging Face folder. Needed unless nothing is drafted and `tokenizer` is given.
+        kind: a drafter's name.
+        tokenizer: a folder or `tokenizer.json`; default: the draft model's.
+        drafts: False loads no drafter at all.
+        precision: of the ONNX export; None takes what is there.
+        device: where the torch drafter runs.
+        num_threads: cores the draft model may use.
+        progress: told before anything slow begins.
+    Raises:
+        InvalidRequest: something is missing or unreadable.
+        MissingDependency: the drafter's runtime is not installed.
+    """
+    if draft_model is None and (tokenizer is None or (drafts and kind in _NEEDS_MODEL)):
+        raise InvalidRequest("none is given", field="draft_model", cure="--draft-model DIR, for example models/pico")
+    folder = Path(draft_model) if draft_model is not None else None
+    if folder is not None and not folder.is_dir():
+        raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
+    options: dict[str, Any] = {}
+    if kind in _NEEDS_MODEL:
+        options = {"model": folder, "num_threads": num_threads}
+        options |= {"device": device} if kind == "torch" else {"precision": precision, "progress": progress}
+    return EdgeModel(
+        tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
+        drafter=_load(kind, options) if drafts else None,
+        eos_token_ids=_eos(folder) if folder is not None else (),
+    )
+
+
+def _tokenizer_of(folder: Path | None) -> Path:
+    """A model folder's tokenizer; an exported one may have left it one folder up."""
+    assert folder is not None, "checked by the caller"
+    return folder if (folder / "tokenizer.json").is_file() else folder.parent
+
+
+def _load(kind: str, options: dict[str, Any]) -> Drafter:
+    try:
+        return load_drafter(kind, options)
+    except ModuleNotFoundError as missing:
+        extra = "cloud" if kind == "torch" else "edge"
+        raise MissingDependency(
+            f"{missing.name} is not installed", field="drafter", cure=f"pip install 'paceline[{extra}]'"
+        ) from None
+
+
+def _eos(folder: Path) -> tuple[int, ...]:
+    """End-of-text ids from the first configuration that names any."""
+    for directory in (folder, folder.parent):
+        for name in _CONFIGS:
+            found = _eos_of(directory / name)
+            if found:
+                return found
+    return ()
+
+
+def _eos_of(file: Path) -> tuple[int, ...]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()
+    value = config.get("eos_token_id", config.get("model", {}).get("eos_token_id") if "model" in config else None)
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (int(value),)
