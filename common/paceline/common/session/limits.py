@@ -70,7 +70,7 @@ def check_open(request: Open, limits: Limits) -> None:
             f"{len(request.stop_token_ids)} ids; at most {MAX_STOP_TOKEN_IDS}", field="stop_token_ids"
         )
     check_sampling(request.sampling, limits.vocab_size)
-    _check_rule(request.rule, request.sampling, limits.rules)
+    check_rule(request.rule, request.sampling, limits.rules)
 
 
 def _check_tokenizer(theirs: bytes, ours: bytes) -> None:
@@ -118,7 +118,8 @@ def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> Non
         _check_token_range(params.logit_bias, vocab_size, "logit_bias")
 
 
-def _check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> None:
+def check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> None:
+    """Refuse a rule that is not allowed here or does not fit the law."""
     if rule not in allowed:
         raise InvalidRequest(
             f"{rule} is not allowed by this verifier", field="rule", cure=f"one of {', '.join(sorted(allowed))}"

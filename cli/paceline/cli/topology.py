@@ -1,0 +1,140 @@
+"""`paceline topology`: check a chain of hops written in YAML, or export the format's JSON Schema."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from paceline.common.config import (
+    HopSection,
+    Topology,
+    fingerprint_of,
+    load_topology,
+    model_of,
+    topology_schema,
+)
+
+app = typer.Typer(name="topology", help="Check chains of hops written in YAML.", no_args_is_help=True)
+MAX_RUNNABLE_HOPS = 2
+
+
+@app.callback()
+def group() -> None:
+    """Check chains of hops written in YAML."""
+
+
+@app.command("check")
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="Topology file; deploy/topologies/ has examples.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check a topology; exit 2 with one line that names file, line, key and cure if it cannot be used.
+
+    Model folders are looked for from the current folder; those that are here must share one vocabulary.
+    """
+    topology = load_topology(file)
+    if as_json:
+        print(json.dumps(_report(topology, str(file)), ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    console.print(_table(topology))
+    for note in notes(topology):
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
+    console.print(f"[green]ok[/] {escape(str(file))}", soft_wrap=True)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of topology files, for editors."""
+    print(json.dumps(topology_schema(), indent=2, sort_keys=True))
+
+
+def notes(topology: Topology) -> list[str]:
+    """What a reader should know about a valid topology."""
+    lines = []
+    if not topology.is_runnable:
+        lines.append(
+            f"{len(topology.hops)} hops are valid; this version runs chains of {MAX_RUNNABLE_HOPS}, "
+            "without the relays between"
+        )
+    for index, hop in enumerate(topology.hops):
+        model = model_of(hop)
+        if model is not None and fingerprint_of(model[1]) is None:
+            lines.append(
+                f"hops[{index}].{model[0]}.model: {model[1]} is not here; its vocabulary was not compared"
+            )
+    return lines
+
+
+def _report(topology: Topology, file: str) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "file": file,
+        "runnable": topology.is_runnable,
+        "rule": str(topology.effective_rule),
+        "notes": notes(topology),
+        "hops": [
+            {
+                "name": hop.name,
+                "role": role(topology, index),
+                "listen": hop.listen,
+                "upstream": topology.upstream_of(index),
+                "model": (model_of(hop) or ("", None))[1],
+            }
+            for index, hop in enumerate(topology.hops)
+        ],
+    }
+
+
+def role(topology: Topology, index: int) -> str:
+    """What a hop does, in one word."""
+    if index == len(topology.hops) - 1:
+        return "verifier"
+    if index > 0:
+        return "relay"
+    return "drafter" if topology.hops[0].drafter is not None else "client"
+
+
+def _table(topology: Topology) -> Table:
+    table = Table(title=f"rule {topology.effective_rule}", title_justify="left", title_style="dim")
+    for name in ("hop", "role", "listens on", "upstream", "drafts with", "verifies with", "vocabulary"):
+        table.add_column(name, overflow="fold")
+    for index, hop in enumerate(topology.hops):
+        cells = (
+            hop.name,
+            role(topology, index) + (" (optional)" if hop.optional else ""),
+            hop.listen or "",
+            topology.upstream_of(index) or "",
+            _drafts_with(topology, index),
+            _verifies_with(hop),
+            _vocabulary(hop),
+        )
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
+def _drafts_with(topology: Topology, index: int) -> str:
+    drafter = topology.hops[index].drafter
+    if drafter is not None:
+        number = drafter.num_speculative_tokens
+        length = "auto" if number == "auto" else f"{number} tokens"
+        return f"{drafter.kind} {drafter.model or ''}".strip() + f", {length}"
+    return "its target" if role(topology, index) == "relay" else ""
+
+
+def _verifies_with(hop: HopSection) -> str:
+    return f"{hop.target.kind} {hop.target.model or ''}".strip() if hop.target is not None else ""
+
+
+def _vocabulary(hop: HopSection) -> str:
+    model = model_of(hop)
+    if model is None:
+        return ""
+    found = fingerprint_of(model[1])
+    return found.hex()[:12] if found is not None else "not here"

@@ -1,0 +1,314 @@
+"""Which keys of a topology fit together. Each check yields what is wrong, where, and what to do; the first counts.
+
+Nothing here opens a socket. Only `check_tokenizers` reads files: the tokenizers of model folders that are there.
+"""
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path as FilePath
+from typing import NamedTuple
+
+from paceline.common.config.errors import Path
+from paceline.common.config.topology import ANY_ADDRESS, DrafterSection, HopSection, TargetSection, Topology
+from paceline.common.errors import InvalidRequest, PacelineError
+from paceline.common.hops.grpc import check_address
+from paceline.common.session.limits import check_rule, check_sampling
+from paceline.common.tokenizer import Tokenizer
+
+DRAFTER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "onnx": ("model", "precision", "num_threads", "max_length"),
+    "torch": ("model", "device", "dtype", "num_threads", "max_length"),
+    "ngram": ("min_ngram", "max_ngram"),
+    "table": ("vocab_size", "agreement", "max_length"),
+}
+"""Keys each built-in drafter reads beside `kind` and `num_speculative_tokens`."""
+TARGET_OPTIONS: dict[str, tuple[str, ...]] = {
+    "transformers": ("model", "revision", "device", "dtype", "kv_cache_tokens"),
+    "table": ("vocab_size", "seed", "step_ms"),
+}
+"""Keys each target reads beside the limits."""
+DRAFTER_GROUP = "paceline.drafters"
+"""Entry-point group where other packages register drafters."""
+
+
+class Finding(NamedTuple):
+    """Something wrong."""
+
+    path: Path
+    message: str
+    cure: str
+
+
+def find_faults(topology: Topology) -> Iterator[Finding]:
+    """Everything wrong with a well-formed topology, the most telling first."""
+    checks: tuple[Callable[[Topology], Iterable[Finding]], ...] = (
+        _check_names,
+        _check_roles,
+        _check_drafter,
+        _check_targets,
+        _check_addresses,
+        _check_upstreams,
+        _check_law,
+        _check_draft_length,
+    )
+    for check in checks:
+        yield from check(topology)
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """A cure for a misspelt word: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(names)}"
+
+
+def _check_names(topology: Topology) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, hop in enumerate(topology.hops):
+        if hop.name in seen:
+            yield Finding(
+                ("hops", index, "name"),
+                f"{hop.name!r} is also the name of hops[{seen[hop.name]}]",
+                "names are unique: they label metrics",
+            )
+        seen.setdefault(hop.name, index)
+
+
+def _check_roles(topology: Topology) -> Iterator[Finding]:
+    last = len(topology.hops) - 1
+    for index, hop in enumerate(topology.hops):
+        path = ("hops", index)
+        if index == last:
+            yield from _check_verifier(hop, path, "the last hop")
+            if hop.upstream is not None:
+                yield Finding(
+                    (*path, "upstream"), "the last hop has none", "leave it out, or add the hop it names"
+                )
+        elif index == 0:
+            if hop.target is not None:
+                yield Finding(
+                    (*path, "target"), "the first hop drafts, it does not verify", "put a hop before it"
+                )
+        else:
+            yield from _check_verifier(hop, path, "a relay")
+        if hop.drafter is not None and index == last:
+            yield Finding((*path, "drafter"), "the last hop only verifies", "move it to the first hop")
+        elif hop.drafter is not None and index > 0:
+            yield Finding((*path, "drafter"), "a relay drafts with its own target", "leave it out")
+        if hop.optional and index in (0, last):
+            which = "first" if index == 0 else "last"
+            yield Finding(
+                (*path, "optional"), f"the chain cannot do without its {which} hop", "only relays can be"
+            )
+
+
+def _check_verifier(hop: HopSection, path: Path, what: str) -> Iterator[Finding]:
+    if hop.target is None:
+        yield Finding(
+            (*path, "target"),
+            f"{what} needs a target",
+            "for example {kind: transformers, model: models/base}",
+        )
+    if hop.listen is None:
+        yield Finding((*path, "listen"), f"{what} needs an address to serve on", "for example 0.0.0.0:7443")
+
+
+def _check_drafter(topology: Topology) -> Iterator[Finding]:
+    drafter = topology.hops[0].drafter
+    if drafter is None:
+        return
+    path = ("hops", 0, "drafter")
+    if drafter.kind not in DRAFTER_OPTIONS:
+        installed = entry_points(group=DRAFTER_GROUP).names
+        if drafter.kind not in installed:
+            yield Finding(
+                (*path, "kind"),
+                f"there is no drafter {drafter.kind!r}",
+                nearest(drafter.kind, {*DRAFTER_OPTIONS, *installed}, "known"),
+            )
+        yield from _foreign_keys(
+            drafter, ("options",), path, f"the drafter {drafter.kind!r} of another package"
+        )
+        return
+    yield from _foreign_keys(drafter, DRAFTER_OPTIONS[drafter.kind], path, f"the drafter {drafter.kind!r}")
+    if drafter.kind in ("onnx", "torch") and drafter.model is None:
+        yield Finding((*path, "model"), f"the drafter {drafter.kind!r} needs a model", "name its folder")
+    if (drafter.min_ngram or 2) > (drafter.max_ngram or 8):
+        yield Finding(
+            (*path, "min_ngram"),
+            f"{drafter.min_ngram} is more than max_ngram {drafter.max_ngram or 8}",
+            "swap them",
+        )
+    if drafter.agreement is not None and not 0 <= drafter.agreement <= 1:
+        yield Finding((*path, "agreement"), f"{drafter.agreement} is not between 0 and 1", "for example 0.8")
+
+
+def _foreign_keys(
+    section: DrafterSection | TargetSection, known: tuple[str, ...], path: Path, who: str
+) -> Iterator[Finding]:
+    """Keys that are set but belong to another kind."""
+    specific = DRAFTER_KEYS if isinstance(section, DrafterSection) else TARGET_KEYS
+    for key in section.model_fields_set & specific - set(known):
+        yield Finding((*path, key), f"is no option of {who}", f"its options: {', '.join(known)}")
+
+
+DRAFTER_KEYS = frozenset({"options"}.union(*DRAFTER_OPTIONS.values()))
+TARGET_KEYS = frozenset[str]().union(*TARGET_OPTIONS.values())
+
+
+def _check_targets(topology: Topology) -> Iterator[Finding]:
+    for index, hop in enumerate(topology.hops):
+        if hop.target is None:
+            continue
+        path, target = ("hops", index, "target"), hop.target
+        yield from _foreign_keys(target, TARGET_OPTIONS[target.kind], path, f"a {target.kind} target")
+        if target.kind == "transformers" and target.model is None:
+            yield Finding(
+                (*path, "model"), "a transformers target needs a model", "name its folder or hub id"
+            )
+        if target.prefill_chunk_tokens > target.max_step_tokens:
+            yield Finding(
+                (*path, "prefill_chunk_tokens"),
+                f"{target.prefill_chunk_tokens} is more than max_step_tokens {target.max_step_tokens}",
+                "a chunk is part of a step",
+            )
+
+
+def _check_addresses(topology: Topology) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, hop in enumerate(topology.hops):
+        for key in ("listen", "upstream"):
+            address: str | None = getattr(hop, key)
+            is_name = key == "upstream" and address is not None and ":" not in address
+            if address is not None and not is_name and (fault := _address_fault(address)):
+                yield Finding(("hops", index, key), *fault)
+        if hop.listen is None:
+            continue
+        if hop.listen in seen:
+            yield Finding(
+                ("hops", index, "listen"),
+                f"{hop.listen} is also where hops[{seen[hop.listen]}] listens",
+                "give each hop its own port",
+            )
+        seen.setdefault(hop.listen, index)
+
+
+def _address_fault(address: str) -> tuple[str, str] | None:
+    try:
+        check_address(address, "")
+    except InvalidRequest as error:
+        return error.message, error.cure or "for example 127.0.0.1:7443"
+    host, _, port = address.rpartition(":")
+    if int(port) == 0:
+        return f"{address} has no fixed port", "the hop below must know it; for example 7443"
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else host)
+        except ValueError:
+            return f"{host} is not an IPv6 address", "for example [::1]:7443"
+    elif ":" in host or "/" in host or any(c.isspace() for c in host):
+        return f"{address!r} is not HOST:PORT", "no scheme, no path; IPv6 in brackets"
+    return None
+
+
+def _check_upstreams(topology: Topology) -> Iterator[Finding]:
+    names = [hop.name for hop in topology.hops]
+    for index, hop in enumerate(topology.hops[:-1]):
+        if hop.upstream is None:
+            continue
+        path, following = ("hops", index, "upstream"), topology.hops[index + 1]
+        if ":" in hop.upstream:
+            if hop.upstream.rpartition(":")[0] in ANY_ADDRESS:
+                yield Finding(
+                    path, f"{hop.upstream} cannot be connected to", "name one host, for example 127.0.0.1"
+                )
+            elif hop.upstream == hop.listen:
+                yield Finding(path, f"{hop.name} would be its own upstream", "name the next hop's address")
+        elif hop.upstream not in names:
+            yield Finding(path, f"there is no hop {hop.upstream!r}", nearest(hop.upstream, names, "hops"))
+        elif names.index(hop.upstream) <= index:
+            yield Finding(
+                path,
+                f"{hop.upstream!r} is not above {hop.name!r}: the chain would loop",
+                f"the next hop is {following.name!r}",
+            )
+        elif hop.upstream != following.name:
+            yield Finding(
+                path, f"{hop.upstream!r} is not the next hop", f"the next one is {following.name!r}"
+            )
+
+
+def _check_law(topology: Topology) -> Iterator[Finding]:
+    params, rule = topology.sampling.params, topology.effective_rule
+    try:
+        check_sampling(params)
+    except InvalidRequest as error:
+        yield Finding(("sampling", error.field), error.message, error.cure or "give a number in range")
+        return
+    try:
+        check_rule(rule, params, frozenset(type(rule)))
+    except InvalidRequest as error:
+        yield Finding(("rule",), error.message, error.cure)
+    for index, hop in enumerate(topology.hops):
+        if hop.target is not None and rule not in hop.target.rules:
+            yield Finding(
+                ("hops", index, "target", "rules"),
+                f"the chain's rule {rule} is not among them",
+                f"add it, or set `rule` to one of {', '.join(hop.target.rules)}",
+            )
+
+
+def _check_draft_length(topology: Topology) -> Iterator[Finding]:
+    drafter = topology.hops[0].drafter
+    if drafter is None or len(topology.hops) < 2 or drafter.num_speculative_tokens == "auto":
+        return
+    target = topology.hops[1].target
+    if target is not None and drafter.num_speculative_tokens > target.max_draft_tokens:
+        yield Finding(
+            ("hops", 0, "drafter", "num_speculative_tokens"),
+            f"{drafter.num_speculative_tokens} is more than {topology.hops[1].name} takes in a block",
+            f"at most its max_draft_tokens, {target.max_draft_tokens}",
+        )
+
+
+def model_of(hop: HopSection) -> tuple[str, str] | None:
+    """Section and folder of the model a hop holds; None if it holds none."""
+    if hop.target is not None and hop.target.model is not None:
+        return "target", hop.target.model
+    if hop.drafter is not None and hop.drafter.model is not None:
+        return "drafter", hop.drafter.model
+    return None
+
+
+def fingerprint_of(model: str) -> bytes | None:
+    """Fingerprint of a model folder's tokenizer; None if the folder or its tokenizer is not here.
+
+    Raises:
+        InvalidRequest: the tokenizer is damaged.
+    """
+    folder = FilePath(model)
+    return Tokenizer(folder).fingerprint if (folder / "tokenizer.json").is_file() else None
+
+
+def check_tokenizers(topology: Topology) -> Iterator[Finding]:
+    """Models that are here and do not share the last hop's vocabulary."""
+    reference: bytes | None = None
+    for index in reversed(range(len(topology.hops))):
+        if (model := model_of(topology.hops[index])) is None:
+            continue
+        path = ("hops", index, model[0], "model")
+        try:
+            found = fingerprint_of(model[1])
+        except PacelineError as error:
+            yield Finding(path, error.message, "save the model again")
+            continue
+        if reference is not None and found is not None and found != reference:
+            yield Finding(
+                path,
+                f"the vocabulary of {model[1]} ({found.hex()[:12]}) is not that of the hops above "
+                f"({reference.hex()[:12]})",
+                "all models of a chain share one tokenizer",
+            )
+        reference = reference or found

@@ -1,0 +1,194 @@
+"""A chain of hops as a value: who drafts, who verifies, and where each one listens.
+
+    version: 1
+    sampling: {temperature: 0.7, top_p: 0.95, seed: 7}
+    hops:
+      - {name: phone, drafter: {kind: onnx, model: models/pico-onnx}}
+      - {name: cloud, listen: 0.0.0.0:7443, target: {kind: transformers, model: models/base}}
+
+The first hop drafts, the last one verifies, and each one between does both: it is a relay. These classes say which
+keys exist and what each one holds; `checks` says which of them fit together.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from paceline.common.tokens import Rule, SamplingParams
+
+SEED_LIMIT = 1 << 64
+
+
+def _speculative_tokens(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise PydanticCustomError(
+        "num_speculative_tokens",
+        "{value} is neither a number of at least 1 nor auto",
+        {"value": _shown(value), "cure": "`auto` adapts to cost and acceptance"},
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
+
+
+SpeculativeTokens = Annotated[int | Literal["auto"], BeforeValidator(_speculative_tokens)]
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Sampling(_Section):
+    """The law that is asked for, and the seed that picks from it."""
+
+    temperature: float = 0.0
+    """0 means greedy; otherwise logits are divided by it. At most 100."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens whose mass reaches this. Above 0, at most 1."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this times the likeliest. 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Divide positive and multiply negative logits of tokens seen before. Above 0."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of every token in the output. -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a logit once per occurrence in the output. -2 to 2."""
+    seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 0
+    """Unsigned 64-bit; the same seed gives the same text, whatever drafts it."""
+
+    @property
+    def params(self) -> SamplingParams:
+        """The same as the value that travels."""
+        return SamplingParams(**self.model_dump(exclude={"seed"}))
+
+
+class DrafterSection(_Section):
+    """What writes ahead."""
+
+    kind: Text
+    """`onnx`, `torch`, `ngram`, `table`, or the name another installed package registered."""
+    num_speculative_tokens: SpeculativeTokens = "auto"
+    """Tokens per block; `auto` adapts to cost and acceptance."""
+    model: Text | None = None
+    """Folder of the draft model (onnx, torch)."""
+    precision: Literal["int4", "int8", "fp32"] | None = None
+    """Weights of the export that is made when `model` is a Hugging Face folder (onnx). Default int8."""
+    device: Text | None = None
+    """Where it runs, as torch names it (torch)."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of weights and cache (torch)."""
+    num_threads: Count | None = None
+    """Cores it may use (onnx, torch)."""
+    max_length: Count | None = None
+    """Cap on its context, to bound memory (onnx, torch, table)."""
+    min_ngram: Count | None = None
+    """Shortest suffix worth copying after (ngram)."""
+    max_ngram: Count | None = None
+    """Longest suffix looked for (ngram)."""
+    vocab_size: Count | None = None
+    """Number of token ids (table)."""
+    agreement: float | None = None
+    """How much it resembles the table target, 0 to 1 (table)."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of a drafter from another package, passed on as they are."""
+
+
+class TargetSection(_Section):
+    """What verifies."""
+
+    kind: Literal["transformers", "table"] = "transformers"
+    """`transformers`: a language model. `table`: a law without weights, for tests and simulation."""
+    model: Text | None = None
+    """Folder or hub id (transformers)."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub (transformers)."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] | None = None
+    """`auto`, `cpu`, `cuda` or `cuda:1` (transformers). Default auto."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """Precision of weights and cache (transformers). Default auto: the checkpoint's own."""
+    vocab_size: Count | None = None
+    """Width of a row of logits (table)."""
+    seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None = None
+    """Which law (table)."""
+    step_ms: Annotated[float, Field(ge=0, le=60_000)] | None = None
+    """What every step sleeps, to stand for a slow model, milliseconds (table)."""
+    max_sessions: Count = 64
+    """Sessions at a time; one more is refused."""
+    kv_cache_tokens: Count | None = None
+    """Tokens the cache holds over all sessions (transformers). Default: what fits."""
+    max_draft_tokens: Count = 64
+    """Longest draft block, tokens."""
+    max_blocks_in_flight: Count = 16
+    """Unsettled blocks per session."""
+    max_step_tokens: Count = 1024
+    """Tokens in one engine step, over all sessions."""
+    prefill_chunk_tokens: Count = 256
+    """Prompt tokens in one engine step, so that a long prompt delays nobody by more than one chunk."""
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = tuple(Rule)
+    """Rules this verifier applies; leave `rejection` out for strangers, whose claimed law it would trust."""
+
+
+class HopSection(_Section):
+    """One machine of the chain."""
+
+    name: Name
+    """Unique; letters, digits, dots, dashes, underscores. Labels metrics."""
+    listen: str | None = None
+    """HOST:PORT where it serves: verifier and relay always, the first hop to offer a local endpoint."""
+    upstream: str | None = None
+    """The next hop's address as seen from here (or its name); its `listen` where that can be reached as it
+    stands."""
+    optional: bool = False
+    """A relay the chain may do without when it does not answer."""
+    drafter: DrafterSection | None = None
+    """What writes ahead; first hop only. Without one the first hop asks the next to stream alone."""
+    target: TargetSection | None = None
+    """What verifies; every hop but the first."""
+
+
+class Topology(_Section):
+    """A whole chain, from the device to the target."""
+
+    version: Literal[1]
+    """Version of this format."""
+    sampling: Sampling = Sampling()
+    rule: Rule | None = None
+    """How drafts are judged; by default greedy at temperature 0, coupled above."""
+    max_new_tokens: Count = 128
+    """Longest text."""
+    hops: Annotated[tuple[HopSection, ...], Field(min_length=1, max_length=8)]
+    """From the device to the target."""
+
+    @property
+    def effective_rule(self) -> Rule:
+        """The rule that no `rule` stands for."""
+        if self.rule is not None:
+            return self.rule
+        return Rule.GREEDY if self.sampling.temperature == 0 else Rule.COUPLED
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether this version can run the chain, not only check it."""
+        return len(self.hops) <= 2
+
+    def upstream_of(self, index: int) -> str | None:
+        """Address that hop `index` connects to; None for the last one."""
+        if index + 1 >= len(self.hops):
+            return None
+        stated, following = self.hops[index].upstream, self.hops[index + 1]
+        if stated is not None and stated != following.name:
+            return stated
+        host, _, port = (following.listen or "").rpartition(":")
+        return f"127.0.0.1:{port}" if host in ANY_ADDRESS else f"{host}:{port}"
+
+
+ANY_ADDRESS = ("0.0.0.0", "[::]")
+"""Hosts that mean "every interface": one can listen there, not connect."""
