@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from paceline.common.errors import TargetNumerics
 from paceline.common.sampling.history import History
-from paceline.common.sampling.law import Law, greedy_token, processed_logits, target_law
+from paceline.common.sampling.law import Law, checked_argmax, processed_logits, target_law
 from paceline.common.sampling.noise import Purpose, gumbel_pick, uniform
 from paceline.common.sampling.quantised import QuantisedLaw, quantise, sample
 from paceline.common.tokens import How, Rule, SamplingParams
@@ -87,8 +87,8 @@ class Chooser:
     def _greedy(self, row: NDArray[np.float32], history: History) -> Choice:
         """Argmax; its probability is the softmax at temperature 1, for at temperature 0 it would always be
         1."""
-        token_id = greedy_token(row, self._params, history)
         row = processed_logits(row, self._params, history)
+        token_id = checked_argmax(row)
         return Choice(token_id, 1.0 / float(np.exp(row - row[token_id]).sum()), None)
 
 

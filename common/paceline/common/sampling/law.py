@@ -59,10 +59,14 @@ def greedy_token(logits: NDArray[np.float32], params: SamplingParams, history: H
     Raises:
         TargetNumerics: the row holds NaN or +inf, or nothing but -inf.
     """
-    row = processed_logits(logits, params, history)
-    token_id = int(row.argmax())  # argmax stops at the first NaN, so looking at the winner finds any
-    _check_finite(float(row[token_id]))
-    return token_id
+    return checked_argmax(processed_logits(logits, params, history))
+
+
+def checked_argmax(row: NDArray[np.float32]) -> int:
+    """Index of the largest value, the lowest if several are; raises TargetNumerics as `greedy_token` does."""
+    index = int(row.argmax())  # argmax stops at the first NaN, so looking at the winner finds any
+    _check_finite(float(row[index]))
+    return index
 
 
 def target_law(logits: NDArray[np.float32], params: SamplingParams, history: History) -> Law:
