@@ -199,7 +199,8 @@ async def check_verifier(address: str, fingerprint: bytes | None) -> list[Check]
         ]
     finally:
         await hop.close()
-    found = f"{description.model_name} on {description.device} ({description.dtype}), Paceline {description.software_version}"
+    place = f"{description.device} ({description.dtype})"
+    found = f"{description.model_name} on {place}, Paceline {description.software_version}"
     return [
         Check("verifier", address, Outcome.OK, found),
         _check_round_trip(times_s),

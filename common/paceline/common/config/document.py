@@ -157,7 +157,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: Path) -> Value:
         line = node.start_mark.line + 1
         try:
-            value = self._scalars.construct_object(node)  # type: ignore[no-untyped-call]  # so in the stubs
+            value = self._scalars.construct_object(node)
         except (yaml.constructor.ConstructorError, ValueError, OverflowError):
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
             raise self._error(
