@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from paceline.common import acceptance
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, OutOfRange, UnsupportedVersion
 from paceline.common.messages import PROTOCOL_VERSION, Feature, Open
-from paceline.common.sampling.quantised import check_quantised
-from paceline.common.tokens import Draft, How, Rule, SamplingParams
+from paceline.common.tokens import Draft, Rule, SamplingParams
 
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
@@ -132,8 +132,8 @@ def check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> 
         raise InvalidRequest("coupled needs a temperature above 0", field="rule", cure="use greedy")
 
 
-def check_draft(draft: Draft, limits: Limits) -> None:
-    """Refuse a malformed block; the stream goes on.
+def check_draft(draft: Draft, rule: Rule, limits: Limits) -> None:
+    """Refuse a block that is malformed or that the rule would be biased by; the stream goes on.
 
     Raises:
         BadDraft: naming the field, the value and the cure.
@@ -144,30 +144,4 @@ def check_draft(draft: Draft, limits: Limits) -> None:
         )
     if draft.base > limits.max_context:
         raise BadDraft(f"{draft.base} is beyond the context of {limits.max_context}", field="base")
-    if draft.parents:
-        raise BadDraft("tree drafts are not offered by this verifier", field="parents", cure="send chains")
-    for index, token_id in enumerate(draft.token_ids):
-        if not 0 <= token_id < limits.vocab_size:
-            raise BadDraft(
-                f"token {token_id} is outside 0..{limits.vocab_size - 1}",
-                field=f"token_ids[{index}]",
-                cure="use a draft model with the target's vocabulary",
-            )
-    _check_laws(draft, limits.vocab_size)
-
-
-def _check_laws(draft: Draft, vocab_size: int) -> None:
-    if draft.how is not How.SAMPLED:
-        if draft.laws:
-            raise BadDraft(f"a {draft.how} block carries laws", field="laws", cure="send them with sampled blocks only")
-        return
-    if len(draft.laws) != len(draft):
-        raise BadDraft(f"{len(draft.laws)} laws for {len(draft)} tokens", field="laws", cure="send one per token")
-    for token_id, law in zip(draft.token_ids, draft.laws, strict=True):
-        check_quantised(law, vocab_size)
-        if token_id not in law.token_ids:
-            raise BadDraft(
-                f"token {token_id} has probability 0 under the law it claims to be drawn from",
-                field="laws",
-                cure="send the law that was sampled",
-            )
+    acceptance.check_draft(rule, draft, limits.vocab_size)

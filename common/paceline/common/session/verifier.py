@@ -109,7 +109,7 @@ class VerifierSession:
                 cure="wait for verdicts",
             )
         try:
-            check_draft(draft, self.limits)
+            check_draft(draft, self.request.rule, self.limits)
         except BadDraft:
             self._settled += 1
             raise
