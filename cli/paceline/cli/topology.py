@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,7 +47,8 @@ def check(
     console.print(_table(topology))
     for note in notes(topology):
         console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
-    console.print(f"[green]ok[/] {escape(str(file))}", soft_wrap=True)
+    shared = "".join(f", vocabulary {one}" for one in _vocabularies(topology))
+    console.print(f"[green]ok[/] {escape(str(file))}: rule {topology.effective_rule}{shared}", soft_wrap=True)
 
 
 @app.command("schema")
@@ -102,39 +104,36 @@ def role(topology: Topology, index: int) -> str:
 
 
 def _table(topology: Topology) -> Table:
-    table = Table(title=f"rule {topology.effective_rule}", title_justify="left", title_style="dim")
-    for name in ("hop", "role", "listens on", "upstream", "drafts with", "verifies with", "vocabulary"):
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("hop", "role", "address", "model"):
         table.add_column(name, overflow="fold")
     for index, hop in enumerate(topology.hops):
         cells = (
             hop.name,
-            role(topology, index) + (" (optional)" if hop.optional else ""),
-            hop.listen or "",
-            topology.upstream_of(index) or "",
-            _drafts_with(topology, index),
-            _verifies_with(hop),
-            _vocabulary(hop),
+            role(topology, index) + ("\n(optional)" if hop.optional else ""),
+            _addresses(topology, index),
+            _models(hop),
         )
         table.add_row(*(escape(cell) for cell in cells))
     return table
 
 
-def _drafts_with(topology: Topology, index: int) -> str:
-    drafter = topology.hops[index].drafter
-    if drafter is not None:
-        number = drafter.num_speculative_tokens
-        length = "auto" if number == "auto" else f"{number} tokens"
-        return f"{drafter.kind} {drafter.model or ''}".strip() + f", {length}"
-    return "its target" if role(topology, index) == "relay" else ""
+def _addresses(topology: Topology, index: int) -> str:
+    listen, upstream = topology.hops[index].listen, topology.upstream_of(index)
+    return "\n".join([f"on {listen}"] * (listen is not None) + [f"to {upstream}"] * (upstream is not None))
 
 
-def _verifies_with(hop: HopSection) -> str:
-    return f"{hop.target.kind} {hop.target.model or ''}".strip() if hop.target is not None else ""
+def _models(hop: HopSection) -> str:
+    if hop.drafter is not None:
+        length = hop.drafter.num_speculative_tokens
+        what = f"{hop.drafter.kind} {hop.drafter.model or ''}".strip()
+        return f"drafts with {what}\n{'adaptive blocks' if length == 'auto' else f'blocks of {length} tokens'}"
+    if hop.target is not None:
+        return f"verifies with {hop.target.kind} {hop.target.model or ''}".strip()
+    return ""
 
 
-def _vocabulary(hop: HopSection) -> str:
-    model = model_of(hop)
-    if model is None:
-        return ""
-    found = fingerprint_of(model[1])
-    return found.hex()[:12] if found is not None else "not here"
+def _vocabularies(topology: Topology) -> set[str]:
+    models = (model_of(hop) for hop in topology.hops)
+    found = (fingerprint_of(model[1]) for model in models if model is not None)
+    return {one.hex()[:12] for one in found if one is not None}

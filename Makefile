@@ -1,0 +1,72 @@
+# Needs Python 3.11 or newer with pip and venv, and make. Everything else is set up in .venv on first use.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,$(shell \
+  $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+READY := .venv/.ready
+PROTO := proto/paceline/v1/verifier.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO)
+
+# One thread per process: tests run several processes on few cores, and sums come out the same everywhere.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test test-slow check fmt proto bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       draft here, verify in a second process, compare with the target alone"
+	@echo "make test       the fast tests: no network, no accelerator"
+	@echo "make test-slow  the slow ones"
+	@echo "make check      ruff, mypy, import rules, generated code"
+	@echo "make fmt        format and fix what can be fixed"
+	@echo "make proto      generate code from proto/"
+	@echo "make bench      measure Paceline beside what you would use instead"
+	@echo "make clean      remove caches and builds; .venv stays"
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Paceline needs Python 3.11 or newer; install it, or say \
+	where it is: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: \
+	$(PYTHON) is not Python 3.11 or newer; say where one is: make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: this Python cannot make virtual \
+	environments; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "installing into .venv (once; a few minutes on a slow line)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/paceline demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q --durations=10 -m "not slow and not gpu"
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q --durations=10 -m "slow and not gpu"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || { echo "run make fmt"; exit 1; }
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call PROTOC,"$$fresh") && \
+	  for file in verifier_pb2.py verifier_pb2.pyi verifier_pb2_grpc.py; do \
+	    diff -u common/paceline/v1/$$file "$$fresh"/paceline/v1/$$file || { echo "run make proto"; exit 1; }; \
+	  done && echo "generated code is up to date"
+
+fmt: $(READY)
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+proto: $(READY)
+	$(call PROTOC,common)
+
+bench: $(READY)
+	@$(BIN)/paceline bench
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
