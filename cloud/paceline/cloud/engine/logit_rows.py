@@ -8,28 +8,26 @@ from paceline.common.errors import TargetNumerics
 
 
 class StepLogits:
-    """All logits of one step; the argmax and the finiteness of every row are computed once, when first
-    asked."""
+    """All logits of one step; every row's argmax is found at once, when first asked for."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         """Take `logits` of shape [rows, vocab], any float type, any device."""
         self.logits = logits
-        self._argmax: NDArray[np.int64] | None = None
-        self._is_finite: NDArray[np.bool_] | None = None
+        self._likeliest: NDArray[np.int64] | None = None
 
-    def read(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Argmax [rows] and whether all logits are finite [rows]; one transfer from the device for both."""
-        if self._argmax is None or self._is_finite is None:
-            lowest, highest = torch.aminmax(self.logits, dim=-1)
-            is_finite = torch.isfinite(lowest) & torch.isfinite(highest)
-            packed = torch.stack((self.logits.argmax(dim=-1), is_finite.long())).cpu().numpy()
-            self._argmax, self._is_finite = packed[0], packed[1].astype(np.bool_)
-        return self._argmax, self._is_finite
+    def likeliest(self) -> NDArray[np.int64]:
+        """Argmax of every row, int64 [rows]; -1 where the row holds NaN or +inf, or nothing but -inf."""
+        if self._likeliest is None:
+            top, token_ids = self.logits.max(dim=-1)
+            self._likeliest = token_ids.where(torch.isfinite(top), -1).cpu().numpy()
+        return self._likeliest
 
 
 class TorchLogitRows:
-    """Rows [begin, end) of a step's logits: one session's share
-    (`paceline.common.sampling.rows.LogitRows`)."""
+    """Rows [begin, end) of a step's logits: one session's share.
+
+    Implements `paceline.common.sampling.rows.LogitRows`.
+    """
 
     __slots__ = ("_begin", "_end", "_step")
 
@@ -40,32 +38,18 @@ class TorchLogitRows:
         return self._end - self._begin
 
     def argmax(self) -> NDArray[np.int64]:
-        """The likeliest token of every row, [rows]; the lowest id among equals.
-
-        Raises:
-            TargetNumerics: a row holds NaN or infinity.
-        """
-        token_ids, is_finite = self._step.read()
-        if not is_finite[self._begin : self._end].all():
-            raise _not_finite(int(np.argmin(is_finite[self._begin : self._end])))
-        return token_ids[self._begin : self._end]
+        """See `LogitRows.argmax`; found on the device."""
+        token_ids = self._step.likeliest()[self._begin : self._end]
+        if len(token_ids) and token_ids.min() < 0:
+            raise TargetNumerics(
+                f"row {int(token_ids.argmin())} of the logits holds NaN or +inf, or forbids every token",
+                cure="check the weights; where float16 overflows, use bfloat16 or float32",
+            )
+        return token_ids
 
     def row(self, index: int) -> NDArray[np.float32]:
-        """The logits of row `index`, float32 [vocab]; a view, not a copy, for float32 on a CPU.
-
-        Raises:
-            TargetNumerics: the row holds NaN or infinity.
-        """
+        """See `LogitRows.row`; a view, not a copy, for float32 on a CPU."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        if not self._step.read()[1][self._begin + index]:
-            raise _not_finite(index)
         array: NDArray[np.float32] = self._step.logits[self._begin + index].float().cpu().numpy()
         return array
-
-
-def _not_finite(index: int) -> TargetNumerics:
-    return TargetNumerics(
-        f"the target model produced NaN or infinity in logit row {index}",
-        cure="check the weights; in float16, try bfloat16 or float32",
-    )

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.cloud.engine.base import Row, check_rows
-from paceline.common.errors import Busy, InternalError, TargetNumerics
+from paceline.common.errors import Busy, InternalError
 from paceline.common.prefix import Prefix
+from paceline.common.sampling.rows import NumpyLogitRows
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -54,7 +55,7 @@ class TableEngine:
         """Forward passes so far."""
         self._texts: dict[int, Prefix] = {}
 
-    def step(self, rows: Sequence[Row]) -> list["TableRows"]:
+    def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
         """One forward over all rows; see `TargetEngine.step`."""
         lengths = {key: len(text) for key, text in self._texts.items()}
         check_rows(rows, lengths, vocab_size=self.vocab_size, max_context=self.max_context)
@@ -86,39 +87,13 @@ class TableEngine:
         text = Prefix(token_ids)
         return table_logits(text.hash_at(len(text)), self.vocab_size, self.seed, self.spread)
 
-    def _run(self, row: Row) -> "TableRows":
+    def _run(self, row: Row) -> NumpyLogitRows:
         text = self._texts.setdefault(row.key, Prefix())
         text.truncate(row.past_length)
         text.extend(row.token_ids)
         ends = range(len(text) - row.num_logits + 1, len(text) + 1)
         logits = [table_logits(text.hash_at(end), self.vocab_size, self.seed, self.spread) for end in ends]
-        return TableRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
-
-
-class TableRows:
-    """Logit rows held in numpy, float32 [n, vocab] (`paceline.common.sampling.rows.LogitRows`)."""
-
-    __slots__ = ("_logits",)
-
-    def __init__(self, logits: NDArray[np.float32]) -> None:
-        self._logits = logits
-
-    def __len__(self) -> int:
-        return len(self._logits)
-
-    def argmax(self) -> NDArray[np.int64]:
-        """The likeliest token of every row, [n]; `TargetNumerics` if a row holds NaN or infinity."""
-        if not np.isfinite(self._logits).all():
-            raise TargetNumerics("the table engine produced NaN or infinity")
-        likeliest: NDArray[np.int64] = self._logits.argmax(axis=1).astype(np.int64)
-        return likeliest
-
-    def row(self, index: int) -> NDArray[np.float32]:
-        """The logits of row `index`, float32 [vocab]."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        logits: NDArray[np.float32] = self._logits[index]
-        return logits
+        return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
 
 
 def table_logits(prefix_hash: int, vocab_size: int, seed: int, spread: float) -> NDArray[np.float32]:
