@@ -1,0 +1,232 @@
+"""Files that must be taken, what they come to, and what they must not do."""
+
+import inspect
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paceline.common.config import TopologyError, load_topology, parse_topology, topology_schema
+from paceline.common.config.checks import DRAFTER_OPTIONS
+from paceline.common.config.document import MAX_BYTES
+from paceline.common.tokens import Rule
+from paceline.edge.drafters import DRAFTERS, load_drafter
+
+TOPOLOGIES = Path(__file__).parents[2] / "deploy" / "topologies"
+SHIPPED = sorted(TOPOLOGIES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_topology_is_sound(file: Path) -> None:
+    """Every file in deploy/topologies is taken, and its schema agrees."""
+    topology = load_topology(file)
+
+    jsonschema.validate(yaml.safe_load(file.read_text()), topology_schema())
+    assert topology.hops[-1].target is not None
+
+
+def test_the_committed_schema_is_the_current_one() -> None:
+    """deploy/topologies/schema.json is what `paceline topology schema` prints."""
+    committed = json.loads((TOPOLOGIES / "schema.json").read_text())
+
+    assert committed == topology_schema()
+
+
+def test_the_schema_refuses_an_unknown_key() -> None:
+    """An editor with the schema marks an unknown key."""
+    with pytest.raises(jsonschema.ValidationError, match="lisen"):
+        jsonschema.validate({"version": 1, "hops": [{"name": "a", "lisen": "x:1"}]}, topology_schema())
+
+
+def test_defaults_come_from_one_place(sound: str) -> None:
+    """The rule follows the temperature when the file names none."""
+    warm = parse_topology(sound.replace("rule: coupled\n", "").encode())
+    cold = parse_topology(sound.replace("rule: coupled\n", "").replace("0.7", "0").encode())
+
+    assert warm.effective_rule is Rule.COUPLED
+    assert cold.effective_rule is Rule.GREEDY
+
+
+def test_sampling_becomes_the_value_that_travels(sound: str) -> None:
+    """What the file says about sampling is what a request carries."""
+    params = parse_topology(sound.encode()).sampling.params
+
+    assert (params.temperature, params.top_p, params.top_k) == (0.7, 0.95, 0)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "address"),
+    [
+        ("upstream: metro", "127.0.0.1:7444"),
+        ("upstream: metro.example:99", "metro.example:99"),
+        ("#", "127.0.0.1:7444"),
+    ],
+)
+def test_an_upstream_is_named_stated_or_derived(sound: str, upstream: str, address: str) -> None:
+    """A hop's upstream is the stated address, or where the next hop listens, seen from the same machine."""
+    topology = parse_topology(sound.replace("upstream: metro", upstream).encode())
+
+    assert topology.upstream_of(0) == address
+    assert topology.upstream_of(1) == "127.0.0.1:7443"
+    assert topology.upstream_of(2) is None
+
+
+def test_only_two_hops_are_runnable(sound: str) -> None:
+    """A relay checks but cannot be run by this version."""
+    two = sound.replace("  - name: metro\n    listen: 0.0.0.0:7444\n    optional: true\n", "").replace(
+        "    target: {kind: transformers, model: models/mid}\n", ""
+    )
+
+    assert not parse_topology(sound.encode()).is_runnable
+    assert parse_topology(two.replace("upstream: metro", "upstream: cloud").encode()).is_runnable
+
+
+def test_a_verifier_alone_is_a_chain() -> None:
+    """One hop with a target and an address is a topology: clients come from elsewhere."""
+    topology = parse_topology(b"version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]")
+
+    assert topology.is_runnable
+
+
+def test_a_first_hop_without_drafter_streams() -> None:
+    """A first hop may leave all writing to the cloud."""
+    text = b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', target: {kind: table}}]"
+
+    assert parse_topology(text).hops[0].drafter is None
+
+
+def test_nine_hops_are_too_many() -> None:
+    """A chain has at most eight hops."""
+    hop = "  - {name: h%d, listen: 'h:%d', target: {kind: table}}\n"
+    text = "version: 1\nhops:\n" + "".join(hop % (n, n) for n in range(1, 10))
+
+    with pytest.raises(TopologyError, match=r"hops: has 9 items \(at most 8\)"):
+        parse_topology(text.encode())
+
+
+def test_no_hops_is_no_chain() -> None:
+    """A file without any hop is refused."""
+    with pytest.raises(TopologyError, match="hops: is empty"):
+        parse_topology(b"version: 1\nhops: []")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n- b\n", "not a mapping"),
+        (b"just text", "not a mapping"),
+        (b"version: 1\nhops: \xff\xfe", "is not UTF-8"),
+        (b"version: '\\ud800'\n".replace(b"'", b'"'), "broken character"),
+        (b"version: " + b"9" * 5000, "cannot be read as int"),
+        (b"a" * (MAX_BYTES + 1), "are more than"),
+    ],
+)
+def test_what_is_no_document_is_refused(data: bytes, message: str) -> None:
+    """Bytes that are no bounded YAML mapping are refused before anything is built from them."""
+    with pytest.raises(TopologyError, match=message) as caught:
+        parse_topology(data, "x.yaml")
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    """A path that does not exist is named, with a cure."""
+    with pytest.raises(TopologyError, match=r"nowhere\.yaml: there is no such file \(check the path\)"):
+        load_topology("nowhere.yaml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """A folder in place of a file is refused in one line."""
+    with pytest.raises(TopologyError, match="cannot be read"):
+        load_topology(tmp_path)
+
+
+def test_many_aliases_cost_nothing() -> None:
+    """Nested aliases, a few lines that stand for gigabytes, are refused at the first."""
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
+    )
+
+    with pytest.raises(TopologyError, match="anchors and aliases"):
+        parse_topology(bomb.encode())
+
+
+def test_vocabularies_that_differ_are_refused(sound: str, tmp_path: Path, write_tokenizer) -> None:
+    """A draft model whose tokenizer is not the target's is refused, naming the hop and both fingerprints."""
+    drafter, target = write_tokenizer(tmp_path / "a", ["x", "y"]), write_tokenizer(tmp_path / "b", ["y", "x"])
+    text = sound.replace("models/pico", str(drafter)).replace("models/base", str(target))
+
+    with pytest.raises(TopologyError, match="all models of a chain share one tokenizer") as caught:
+        parse_topology(text.encode())
+    assert (caught.value.key, caught.value.line) == ("hops[0].drafter.model", 8)
+
+
+def test_vocabularies_that_agree_are_taken(sound: str, tmp_path: Path, write_tokenizer) -> None:
+    """Models that share a vocabulary make a chain, even where one of them is not here."""
+    drafter, target = write_tokenizer(tmp_path / "a", ["x", "y"]), write_tokenizer(tmp_path / "b", ["x", "y"])
+
+    assert parse_topology(
+        sound.replace("models/pico", str(drafter)).replace("models/base", str(target)).encode()
+    )
+
+
+def test_the_options_table_names_real_options() -> None:
+    """Every key a topology allows for a built-in drafter is a parameter of it; every drafter is listed."""
+    assert set(DRAFTER_OPTIONS) == set(DRAFTERS)
+    for kind, options in DRAFTER_OPTIONS.items():
+        module, _, name = DRAFTERS[kind].partition(":")
+        factory = getattr(__import__(module, fromlist=[name]), name)
+        assert set(options) <= set(inspect.signature(factory).parameters), kind
+
+
+def test_a_topology_s_ngram_drafter_loads() -> None:
+    """What a file says about an n-gram drafter makes one."""
+    topology = load_topology(TOPOLOGIES / "ngram-edge-cloud.yaml")
+    section = topology.hops[0].drafter
+    assert section is not None
+    options = {key: getattr(section, key) for key in DRAFTER_OPTIONS[section.kind]}
+
+    assert load_drafter(section.kind, options).name == "ngram"
+
+
+@given(text=st.text(max_size=200))
+@settings(deadline=None, max_examples=60)
+def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
+    """Whatever the text, the answer is a topology or one line that names the file."""
+    _taken_or_refused(text.encode("utf-8", "replace"))
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=120)
+def test_a_file_with_damage_is_taken_or_refused_in_one_line(data: st.DataObject) -> None:
+    """Cutting, doubling or overwriting parts of a sound file never gives anything but a topology or one line."""
+    sound = bytearray((TOPOLOGIES / "edge-metro-cloud.yaml").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(sound)))
+        stop = data.draw(st.integers(start, min(len(sound), start + 20)))
+        junk = st.sampled_from(
+            [b":", b"\n", b"- ", b"{", b"}", b"[", b"'", b"&a ", b"*a", b"!!x ", b"null", b"-1", b"1e99"]
+        )
+        sound[start:stop] = data.draw(
+            st.one_of(junk, st.binary(max_size=6), st.just(bytes(sound[start:stop]) * 2))
+        )
+    _taken_or_refused(bytes(sound))
+
+
+def _taken_or_refused(data: bytes) -> None:
+    try:
+        topology = parse_topology(data, "x.yaml")
+    except TopologyError as error:
+        refusal = error
+    else:
+        assert topology.hops
+        return
+    assert str(refusal).startswith("x.yaml")
+    assert str(refusal).isprintable()
+    assert refusal.cure
