@@ -58,7 +58,11 @@ def check_draft(rule: Rule, draft: Draft, vocab_size: int | None = None) -> None
         )
     if vocab_size is not None and not all(0 <= token_id < vocab_size for token_id in draft.token_ids):
         outside = next(token_id for token_id in draft.token_ids if not 0 <= token_id < vocab_size)
-        raise BadDraft(f"token id {outside} is not in 0..{vocab_size - 1}", field="token_ids")
+        raise BadDraft(
+            f"token id {outside} is not in 0..{vocab_size - 1}",
+            field="token_ids",
+            cure="use a draft model with the target's vocabulary",
+        )
     _check_laws(draft, vocab_size)
 
 

@@ -19,7 +19,7 @@ from paceline.common.errors import InvalidRequest, TargetNumerics
 from paceline.common.sampling.history import History
 from paceline.common.tokens import SamplingParams
 
-__all__ = ["History", "Law", "greedy_token", "largest", "one_hot", "processed_logits", "target_law"]
+__all__ = ["History", "Law", "checked_argmax", "greedy_token", "largest", "one_hot", "processed_logits", "target_law"]
 
 _SORT_AT_MOST = 2048
 """Arrays up to this size are sorted outright; larger ones are narrowed with a sorted sample first."""
