@@ -5,7 +5,7 @@ what is committed, or says nothing new), *usable* (it continues the text, or an 
 continues something not there yet). Stale blocks cost a comparison and are dropped without an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paceline.common.prefix import Prefix, extend_hash
@@ -111,3 +111,38 @@ def _fit(tail: _Tail, block: Draft) -> int | None:
 
 def _asks_for_a_step(block: Draft, committed: int) -> bool:
     return len(block) == 0 and block.base == committed
+
+
+class DeadEnds:
+    """Prefixes, by length and hash, that the text can no longer have, and what hangs on them.
+
+    When a draft is refuted, blocks that continued it are on their way or waiting already. Nothing committed contradicts
+    them yet, for they begin beyond the text; but what they continue is known to be wrong, so they need not hold their
+    credit until the text has passed them.
+    """
+
+    def __init__(self) -> None:
+        self._prefixes: set[tuple[int, int]] = set()
+
+    def stale(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
+        """Indices of blocks that can never become usable; remembers what they would have led to."""
+        found = set(merge(text, blocks, max_tokens=0).stale)
+        new = found
+        while new:
+            for index in new:
+                self._prefixes.update(_leads_to(blocks[index], len(text)))
+            new = {i for i, b in enumerate(blocks) if i not in found and (b.base, b.prefix_hash) in self._prefixes}
+            found = found | new
+        self._prefixes = {(length, prefix_hash) for length, prefix_hash in self._prefixes if length > len(text)}
+        return found
+
+
+def _leads_to(block: Draft, length: int) -> Iterator[tuple[int, int]]:
+    """Prefixes longer than `length` that end within a block. One that only repeats the text has none."""
+    prefix_hash = block.prefix_hash
+    if block.base > length:
+        yield block.base, prefix_hash
+    for end, token_id in enumerate(block.token_ids, block.base + 1):
+        prefix_hash = extend_hash(prefix_hash, token_id)
+        if end > length:
+            yield end, prefix_hash

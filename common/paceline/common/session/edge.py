@@ -5,7 +5,6 @@
        └──── reopen ◀────┘ (lost stream: the same text goes on, on any verifier)
 """
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -14,7 +13,7 @@ from paceline.common.errors import BadReply, PacelineError, Status
 from paceline.common.messages import Draining, ErrorMessage, Finished, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
-from paceline.common.session.blocks import merge
+from paceline.common.session.blocks import DeadEnds, merge
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
 
@@ -82,8 +81,12 @@ class EdgeSession:
         self.opened: Opened | None = None
         self.finish_reason: FinishReason | None = None
         self.draining = False
-        self._in_flight: deque[Draft] = deque()
+        self._in_flight: list[Draft] = []
+        """Blocks sent that may still become text. What leaves it is decided by content, as on the verifier: it settles
+        blocks in any order, and a count alone cannot say which."""
+        self._dead_ends = DeadEnds()
         self._sent = 0
+        self._settled = 0
 
     # --- to the verifier ----------------------------------------------------------------------------------------------
 
@@ -91,7 +94,7 @@ class EdgeSession:
         """The first message of a connection; after a lost one it carries everything committed so far."""
         self.phase = EdgePhase.OPENING
         self._in_flight.clear()
-        self._sent = 0
+        self._sent = self._settled = 0
         generated = tuple(self.committed.list(len(self.request.prompt_token_ids)))
         return replace(self.request, committed_token_ids=generated)
 
@@ -140,7 +143,7 @@ class EdgeSession:
     @property
     def num_blocks_in_flight(self) -> int:
         """Blocks sent that no verdict has settled."""
-        return len(self._in_flight)
+        return self._sent - self._settled
 
     # --- from the verifier --------------------------------------------------------------------------------------------
 
@@ -161,11 +164,14 @@ class EdgeSession:
             case Draining():
                 self.draining = True
             case ErrorMessage():
+                # Which block was refused is not said, so none of those sent may become text any more.
+                self._in_flight.clear()
                 self._settle(message.blocks_settled)
                 raise RemoteError(message)
         return None
 
     def _on_opened(self, message: Opened) -> None:
+        self._require(EdgePhase.OPENING, "opened")
         if message.committed_length != len(self.committed):
             raise BadReply(
                 f"the verifier holds {message.committed_length} tokens, this side {len(self.committed)}",
@@ -176,15 +182,26 @@ class EdgeSession:
         self.phase = EdgePhase.LIVE
 
     def _on_finished(self, message: Finished) -> None:
+        self._require(EdgePhase.LIVE, "finished")
         if message.committed_length != len(self.committed):
             raise BadReply(
                 f"finished at {message.committed_length} tokens, but {len(self.committed)} were committed",
                 field="committed_length",
             )
+        if message.reason is not FinishReason.CANCELLED and not self.is_complete:
+            raise BadReply(
+                f"finished for {message.reason}, but {self.remaining} tokens may follow and no stop token stands last",
+                field="reason",
+            )
         self.finish_reason = message.reason
         self.phase = EdgePhase.FINISHED
 
+    def _require(self, phase: EdgePhase, what: str) -> None:
+        if self.phase is not phase:
+            raise BadReply(f"{what} arrived while the session is {self.phase.name.lower()}", field="payload")
+
     def _on_verdict(self, verdict: Verdict) -> Commit | None:
+        self._require(EdgePhase.LIVE, "a verdict")
         position = len(self.committed)
         if verdict.base < position:
             self._settle(verdict.blocks_settled)
@@ -211,7 +228,14 @@ class EdgeSession:
             token_ids, origins = (*token_ids, verdict.next_token_id), (*origins, verdict.next_origin)
         if len(token_ids) > self.remaining:
             raise BadReply(f"{len(token_ids)} tokens where {self.remaining} may follow", field="verdict")
+        self._check_stop(token_ids)
         return token_ids, origins
+
+    def _check_stop(self, token_ids: tuple[int, ...]) -> None:
+        stop_token_ids = self.opened.stop_token_ids if self.opened else ()
+        follows_stop = self.is_complete and token_ids
+        if follows_stop or any(token_id in stop_token_ids for token_id in token_ids[:-1]):
+            raise BadReply(f"{len(token_ids)} tokens of which some follow a stop token", field="verdict")
 
     def _drafted_tokens(self, num_accepted: int) -> tuple[int, ...]:
         if num_accepted == 0:
@@ -224,5 +248,6 @@ class EdgeSession:
         return draft.token_ids
 
     def _settle(self, blocks_settled: int) -> None:
-        while self._in_flight and self._sent - len(self._in_flight) < blocks_settled:
-            self._in_flight.popleft()
+        self._settled = max(self._settled, min(blocks_settled, self._sent))
+        stale = self._dead_ends.stale(self.committed, self._in_flight)
+        self._in_flight = [block for index, block in enumerate(self._in_flight) if index not in stale]

@@ -16,7 +16,7 @@ from paceline.common.errors import BadDraft, Busy
 from paceline.common.messages import FillPolicy, Finished, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
-from paceline.common.session.blocks import merge
+from paceline.common.session.blocks import DeadEnds, merge
 from paceline.common.session.limits import Limits, check_draft, check_open
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
@@ -75,6 +75,7 @@ class VerifierSession:
         self.end = len(request.prompt_token_ids) + request.max_new_tokens
         self._cached = 0
         self._waiting: deque[Draft] = deque()
+        self._dead_ends = DeadEnds()
         self._received = 0
         self._settled = 0
 
@@ -115,6 +116,11 @@ class VerifierSession:
             raise
         self._waiting.append(draft)
         return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+
+    def on_unreadable_draft(self) -> None:
+        """A block came that is malformed beyond reading; its credit goes back."""
+        self._received += 1
+        self._settled += 1
 
     def on_cancel(self) -> list[ServerMessage]:
         """End the text where it stands."""
@@ -175,7 +181,7 @@ class VerifierSession:
 
     def _drop_stale(self) -> bool:
         """Forget waiting blocks the text contains or contradicts; they are settled. Whether there were any."""
-        stale = set(merge(self.text, self._waiting, max_tokens=0).stale)
+        stale = self._dead_ends.stale(self.text, self._waiting)
         self._waiting = deque(block for index, block in enumerate(self._waiting) if index not in stale)
         self._settled += len(stale)
         return bool(stale)
@@ -195,15 +201,18 @@ class VerifierSession:
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
     ) -> list[ServerMessage]:
         """Commit what the rule decided; returns the verdict, and Finished if the text is complete."""
+        base = len(self.text)
         if work.fence != self.fence or self.phase is not VerifierPhase.LIVE or work.draft is None:
             return []
-        base = len(self.text)
+        if work.draft.base != base:  # judged twice, or planned before another result was committed
+            return []
         num_accepted, next_token_id, next_origin = self._until_stop(work.draft, judgement)
         accepted = work.draft.token_ids[:num_accepted]
         for token_id in accepted if next_token_id is None else (*accepted, next_token_id):
             self.text.append(token_id)
             self.history.push(token_id)
-        self._cached = base + num_accepted
+        # The last token is always run again with what follows: its row of logits judges the next draft's first token.
+        self._cached = min(base + num_accepted, len(self.text) - 1)
         self._drop_stale()
         verdict: ServerMessage = Verdict(
             base=base,
