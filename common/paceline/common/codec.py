@@ -229,7 +229,9 @@ def _decode_draft(message: pb.Draft) -> Draft:
     for field in ("draft_probs_milli", "law_sizes", "parents_plus_one"):
         found = len(getattr(message, field))
         if found not in (0, len(token_ids)):
-            raise BadDraft(f"{found} entries for {len(token_ids)} tokens", field=field, cure="send none or one per token")
+            raise BadDraft(
+                f"{found} entries for {len(token_ids)} tokens", field=field, cure="send none or one per token"
+            )
     return Draft(
         base=message.base,
         prefix_hash=message.prefix_hash,

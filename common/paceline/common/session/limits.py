@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from paceline.common import acceptance
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, OutOfRange, UnsupportedVersion
 from paceline.common.messages import PROTOCOL_VERSION, Feature, Open
+from paceline.common.sampling.quantised import LATTICE
 from paceline.common.tokens import Draft, Rule, SamplingParams
 
 MAX_STOP_TOKEN_IDS = 64
@@ -47,7 +48,7 @@ def check_open(request: Open, limits: Limits) -> None:
     if not request.prompt_token_ids:
         raise InvalidRequest("the prompt has 0 tokens", field="prompt", cure="send at least one token")
     if request.max_new_tokens < 1:
-        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens")
+        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens", cure="ask for more")
     wanted = len(request.prompt_token_ids) + request.max_new_tokens
     if wanted > limits.max_context:
         raise OutOfRange(
@@ -62,12 +63,15 @@ def check_open(request: Open, limits: Limits) -> None:
         raise InvalidRequest(
             f"{len(request.committed_token_ids)} tokens, but max_new_tokens is {request.max_new_tokens}",
             field="committed_token_ids",
+            cure="raise max_new_tokens, or send fewer",
         )
     for name in ("prompt_token_ids", "committed_token_ids", "stop_token_ids"):
         _check_token_range(getattr(request, name), limits.vocab_size, name)
     if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         raise InvalidRequest(
-            f"{len(request.stop_token_ids)} ids; at most {MAX_STOP_TOKEN_IDS}", field="stop_token_ids"
+            f"{len(request.stop_token_ids)} ids; at most {MAX_STOP_TOKEN_IDS}",
+            field="stop_token_ids",
+            cure="send fewer",
         )
     check_sampling(request.sampling, limits.vocab_size)
     check_rule(request.rule, request.sampling, limits.rules)
@@ -106,14 +110,18 @@ def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> Non
         value = getattr(params, name)
         if not (math.isfinite(value) and low <= value <= high):
             shown = f"{low:g}" if low in (0.0, -2.0) else "above 0"
-            raise InvalidRequest(f"{value} is not between {shown} and {high:g}", field=name)
+            raise InvalidRequest(
+                f"{value} is not between {shown} and {high:g}", field=name, cure="choose a value in that range"
+            )
     if params.top_k < 0:
         raise InvalidRequest(f"{params.top_k} is negative", field="top_k", cure="0 keeps all tokens")
     if len(params.logit_bias) > MAX_LOGIT_BIASES:
-        raise InvalidRequest(f"{len(params.logit_bias)} entries; at most {MAX_LOGIT_BIASES}", field="logit_bias")
+        raise InvalidRequest(
+            f"{len(params.logit_bias)} entries; at most {MAX_LOGIT_BIASES}", field="logit_bias", cure="send fewer"
+        )
     for token_id, bias in params.logit_bias.items():
         if not math.isfinite(bias):
-            raise InvalidRequest(f"{bias} is not finite", field=f"logit_bias[{token_id}]")
+            raise InvalidRequest(f"{bias} is not finite", field=f"logit_bias[{token_id}]", cure="send a finite number")
     if vocab_size is not None:
         _check_token_range(params.logit_bias, vocab_size, "logit_bias")
 
@@ -126,7 +134,9 @@ def check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> 
         )
     if rule is Rule.GREEDY and not params.is_greedy:
         raise InvalidRequest(
-            f"greedy needs temperature 0, got {params.temperature:g}", field="rule", cure="use coupled, or temperature 0"
+            f"greedy needs temperature 0, got {params.temperature:g}",
+            field="rule",
+            cure="use coupled, or temperature 0",
         )
     if rule is Rule.COUPLED and params.is_greedy:
         raise InvalidRequest("coupled needs a temperature above 0", field="rule", cure="use greedy")
@@ -140,8 +150,18 @@ def check_draft(draft: Draft, rule: Rule, limits: Limits) -> None:
     """
     if len(draft) > limits.max_draft_tokens:
         raise BadDraft(
-            f"{len(draft)} tokens; this verifier takes at most {limits.max_draft_tokens} in a block", field="token_ids"
+            f"{len(draft)} tokens; this verifier takes at most {limits.max_draft_tokens} in a block",
+            field="token_ids",
+            cure="send shorter blocks",
         )
     if draft.base > limits.max_context:
-        raise BadDraft(f"{draft.base} is beyond the context of {limits.max_context}", field="base")
+        raise BadDraft(
+            f"{draft.base} is beyond the context of {limits.max_context}", field="base", cure="continue the text"
+        )
+    for index, law in enumerate(draft.laws):
+        # Weights are positive whole numbers that sum to LATTICE; a longer list is wrong, and slow to look through.
+        if len(law.token_ids) > LATTICE:
+            raise BadDraft(
+                f"{len(law.token_ids)} tokens; at most {LATTICE}", field=f"laws[{index}]", cure="quantise the law"
+            )
     acceptance.check_draft(rule, draft, limits.vocab_size)
