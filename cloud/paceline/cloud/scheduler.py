@@ -1,7 +1,9 @@
 """Which sessions run in the next engine step. Plain Python: no torch, no grpc, no clock.
 
-Whoever has something to do waits in one queue, first come first served, and rejoins it at the end: nobody is
-overtaken twice. A step takes everybody it has room for; prompts share one chunk per step.
+Whoever has something to do waits in one queue, first come first served, and rejoins it at the end. A step takes the
+queue in order until one does not fit, who is then first in the next; so nobody is overtaken. The one exception:
+prompts share a chunk per step, and whoever waits for a share of it lets those pass who need none. So a prompt is never
+overtaken by a prompt, and delays a generation by no more than one chunk.
 """
 
 from collections import deque
@@ -43,26 +45,26 @@ class Scheduler:
             self._queue.append(key)
 
     def plan(self, sessions: Mapping[int, VerifierSession]) -> list[Planned]:
-        """Take sessions off the queue until the step is full. Those with nothing to do leave it; those for whom
-        there is no room keep their place."""
+        """Take sessions off the queue until the step is full. Those with nothing to do leave it; those for whom there
+        is no room keep their place."""
         room, prefill_room = self._max_step_tokens, self._prefill_chunk_tokens
         planned: list[Planned] = []
-        postponed: list[int] = []
+        passed: list[int] = []
         while self._queue and room > 0:
             key = self._queue.popleft()
             session = sessions.get(key)
-            if session is not None and session.num_uncached > 0 and prefill_room <= 0:
-                postponed.append(key)
+            num_uncached = session.num_uncached if session is not None else 0
+            if num_uncached > 0 and prefill_room <= 0:
+                passed.append(key)
                 continue
             work = session.next_work(prefill_room) if session is not None else None
-            if work is None:
-                self._queued.discard(key)
-            elif planned and len(work.token_ids) > room:
-                postponed.append(key)
-            else:
-                self._queued.discard(key)
+            if work is not None and planned and len(work.token_ids) > room:
+                passed.append(key)
+                break
+            self._queued.discard(key)
+            if work is not None:
                 planned.append(Planned(key, work))
                 room -= len(work.token_ids)
-                prefill_room -= max(session.num_uncached if session else 0, 0)
-        self._queue.extendleft(reversed(postponed))
+                prefill_room -= num_uncached
+        self._queue.extendleft(reversed(passed))
         return planned
