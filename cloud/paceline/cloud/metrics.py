@@ -41,12 +41,12 @@ class VerifierMetrics:
         """A session is gone."""
         self._sessions.dec()
 
-    def judged(self, num_drafted: int, num_accepted: int, seconds: float) -> None:
+    def judged(self, num_drafted: int, num_accepted: int, num_committed: int, seconds: float) -> None:
         """A verdict was given."""
         self._drafts.inc(num_drafted > 0)
         self._drafted.inc(num_drafted)
         self._accepted.inc(num_accepted)
-        self._generated.inc(num_accepted + 1)
+        self._generated.inc(num_committed)
         self._verify.observe(seconds)
 
     def stepped(self, num_sessions: int, num_tokens: int, seconds: float) -> None:

@@ -22,7 +22,7 @@ from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.common.acceptance import judge
 from paceline.common.cost import CostLine
-from paceline.common.errors import Busy, InternalError, InvalidRequest, PacelineError, Unreachable
+from paceline.common.errors import BadDraft, Busy, InternalError, InvalidRequest, PacelineError, Unreachable
 from paceline.common.messages import (
     Cancel,
     ClientMessage,
@@ -39,6 +39,8 @@ from paceline.common.session import Limits, VerifierPhase, VerifierSession
 from paceline.common.tokens import Draft
 
 log = logging.getLogger(__name__)
+
+_FLOOD_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,18 @@ class _Port:
     session: VerifierSession | None = None
     reserved_tokens: int = 0
     draft_arrived_s: float = 0.0
+    num_arrived: int = 0
+    num_handled: int = 0
     num_replies: int = 0
     num_read: int = 0
+    is_clogged: bool = False
+    """Not served because too many replies are unread; reading them wakes it."""
+    has_ended: bool = False
+
+    @property
+    def num_unread(self) -> int:
+        """Replies the client has yet to take."""
+        return self.num_replies - self.num_read
 
 
 class Verifier:
@@ -152,12 +164,17 @@ class Verifier:
 
     async def decode(self, requests: AsyncIterator[ClientMessage | PacelineError]) -> AsyncIterator[ServerMessage]:
         """Serve one stream; see `paceline.common.hops.base.Verifying`."""
+        if self._stopping:
+            yield ErrorMessage.of(_going_away())
+            return
         self._next_key += 1
         port = _Port(self._next_key, asyncio.get_running_loop())
         reader = asyncio.create_task(self._read(port, requests))
         try:
             while (message := await port.outbox.get()) is not None:
                 port.num_read += 1
+                if port.is_clogged and port.num_unread <= self.config.max_unread_replies:
+                    self._inbox.put(partial(self._on_read, port))
                 yield message
         finally:
             reader.cancel()
@@ -166,18 +183,36 @@ class Verifier:
     async def _read(self, port: _Port, requests: AsyncIterator[ClientMessage | PacelineError]) -> None:
         try:
             async for message in requests:
+                port.num_arrived += 1
                 self._inbox.put(partial(self._on_message, port, message, time.perf_counter()))
+                await self._until_not_flooded(port)
         finally:
             self._inbox.put(partial(self._on_gone, port))
+
+    async def _until_not_flooded(self, port: _Port) -> None:
+        """Leave a client's further messages to the transport's flow control while too many of it wait here: it ignores
+        the window, or sends without reading."""
+        most = self.config.max_unread_replies + self.config.max_blocks_in_flight
+        while max(port.num_arrived - port.num_handled, port.num_unread) > most and not port.has_ended:  # noqa: ASYNC110 - a thread counts
+            await asyncio.sleep(_FLOOD_PAUSE_S)
 
     # --- the verifier thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping:
-            self._drain_inbox(wait=len(self._scheduler) == 0)
-            planned = self._scheduler.plan(self._sessions)
-            if planned:
-                self._step(planned)
+            try:
+                self._drain_inbox(wait=len(self._scheduler) == 0)
+                planned = self._scheduler.plan(self._sessions)
+                if planned:
+                    self._step(planned)
+            except Exception:
+                self._fail_all(_incident("planning a step"))
+        self._drain_inbox(wait=False)
+        self._fail_all(_going_away())
+
+    def _fail_all(self, error: PacelineError) -> None:
+        for port in list(self._ports.values()):
+            self._fail(port, error)
 
     def _drain_inbox(self, *, wait: bool) -> None:
         if wait:
@@ -190,7 +225,7 @@ class Verifier:
             handle()
 
     def _on_stop(self) -> None:
-        self._stopping = True
+        self._stopping = self._draining = True
 
     def _on_drain(self, grace_s: float) -> None:
         self._draining = True
@@ -198,8 +233,13 @@ class Verifier:
             self._reply(port, [Draining(grace_s)])
 
     def _on_message(self, port: _Port, message: ClientMessage | PacelineError, arrived_s: float) -> None:
+        port.num_handled += 1
+        if port.has_ended:
+            return
         try:
-            if isinstance(message, PacelineError):
+            if isinstance(message, PacelineError) and not (isinstance(message, BadDraft) and port.session is None):
+                if isinstance(message, BadDraft) and port.session is not None:
+                    port.session.on_unreadable_draft()
                 raise message
             if port.session is None:
                 self._open(port, message)
@@ -227,11 +267,11 @@ class Verifier:
             case Open():
                 raise InvalidRequest("this stream is open already", field="open", cure="send it once per stream")
 
-    def _open(self, port: _Port, message: ClientMessage) -> None:
+    def _open(self, port: _Port, message: ClientMessage | PacelineError) -> None:
         if not isinstance(message, Open):
             raise InvalidRequest("the first message must be open", field="payload", cure="send open, then drafts")
         if self._draining:
-            raise Unreachable("this verifier is going away", field="verifier", cure="open at another one")
+            raise _going_away()
         session = VerifierSession(message, self.limits)
         self._admit(port, session)
         port.session = self._sessions[port.key] = session
@@ -265,7 +305,9 @@ class Verifier:
             del self._sessions[port.key]
             self._engine.release(port.key)
             self.metrics.session_closed()
-        self._end(port)
+        if not port.has_ended:
+            port.has_ended = True
+            _post(port, [], ends=True)
 
     # --- one engine step ----------------------------------------------------------------------------------------------
 
@@ -289,14 +331,14 @@ class Verifier:
     def _is_clogged(self, part: Planned) -> bool:
         """A client that does not read stops being served until it does; it delays nobody else."""
         port = self._ports[part.key]
-        if port.num_replies - port.num_read <= self.config.max_unread_replies:
-            return False
-        port.loop.call_soon_threadsafe(port.loop.call_later, 0.01, self._inbox.put, partial(self._retry, part.key))
-        return True
+        port.is_clogged = True  # set before looking: whoever reads the last reply after the look sees it
+        port.is_clogged = port.num_unread > self.config.max_unread_replies
+        return port.is_clogged
 
-    def _retry(self, key: int) -> None:
-        if key in self._sessions:
-            self._scheduler.add(key)
+    def _on_read(self, port: _Port) -> None:
+        port.is_clogged = False
+        if port.key in self._sessions:
+            self._scheduler.add(port.key)
 
     def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
         port, work = self._ports[part.key], part.work
@@ -307,8 +349,8 @@ class Verifier:
             return
         params, seed = session.request.sampling, session.request.seed
         try:
-            rows = TargetRows(logits, params, session.history, work.draft.token_ids)
-            judgement = judge(session.request.rule, work.draft, rows, seed)
+            with TargetRows(logits, params, session.history, work.draft.token_ids) as rows:
+                judgement = judge(session.request.rule, work.draft, rows, seed)
         except PacelineError as error:
             error.fatal = True
             self._fail(port, error, session.blocks_settled)
@@ -318,8 +360,9 @@ class Verifier:
             return
         queue_s = max(began_s - port.draft_arrived_s, 0.0) if work.settles else 0.0
         verify_s = time.perf_counter() - began_s
+        length = len(session.text)
         self._reply(port, session.on_judged(work, judgement, verify_s, queue_s))
-        self.metrics.judged(len(work.draft), judgement.num_accepted, verify_s)
+        self.metrics.judged(len(work.draft), judgement.num_accepted, len(session.text) - length, verify_s)
         self._scheduler.add(part.key)
 
     def _observe_cost(self, planned: list[Planned], seconds: float) -> None:
@@ -342,9 +385,6 @@ class Verifier:
         if error.fatal:
             self._on_gone(port)
 
-    def _end(self, port: _Port) -> None:
-        _post(port, [], ends=True)
-
 
 def _post(port: _Port, messages: list[ServerMessage], *, ends: bool) -> None:
     """Hand answers to the port's event loop, all in one wake-up."""
@@ -359,6 +399,10 @@ def _deliver(port: _Port, messages: list[ServerMessage], ends: bool) -> None:
         port.outbox.put_nowait(message)
     if ends:
         port.outbox.put_nowait(None)
+
+
+def _going_away() -> Unreachable:
+    return Unreachable("this verifier is going away", field="verifier", cure="open at another one")
 
 
 def _incident(doing: str) -> InternalError:
