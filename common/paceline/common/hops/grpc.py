@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from paceline.common.codec import decode_description, decode_response, describe_request, encode_request
-from paceline.common.errors import Incompatible, InvalidRequest, PacelineError, Status, Unreachable
+from paceline.common.errors import BadReply, Incompatible, InvalidRequest, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
 from paceline.common.messages import ClientMessage, Description, ServerMessage
 from paceline.v1.verifier_pb2_grpc import VerifierServiceStub
@@ -62,6 +62,7 @@ class GrpcHop:
             )
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
+        _require_readable(reply)
         return decode_description(reply)
 
     @asynccontextmanager
@@ -117,6 +118,7 @@ class _GrpcStream:
                 return None
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
+        _require_readable(reply)
         self.traffic.bytes_down += reply.ByteSize()
         return decode_response(reply)
 
@@ -124,6 +126,11 @@ class _GrpcStream:
         code = await self._call.code()
         if code is not grpc.StatusCode.OK:
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await self._call.details())
+
+
+def _require_readable(reply: Any) -> None:
+    if reply is None:  # grpc logs what it cannot parse and hands over nothing
+        raise BadReply("the verifier's message cannot be read", field="message", cure="report this verifier")
 
 
 def check_address(address: str, field: str) -> None:
