@@ -15,10 +15,13 @@ from typing import Self
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
 from paceline.common.hops.base import Hop
 from paceline.common.messages import PROTOCOL_VERSION, Description
-from paceline.common.session.limits import check_sampling
+from paceline.common.session.limits import check_rule, check_sampling
+from paceline.common.tokens import Rule
 from paceline.edge.drafters.base import Drafter
 from paceline.edge.modes import MODES, Run
 from paceline.edge.request import GenerationRequest, Report, TokensEvent
+
+_MAX_UINT32 = (1 << 32) - 1
 
 
 class Client:
@@ -150,8 +153,16 @@ def check_request(request: GenerationRequest) -> None:
     """
     if not request.prompt_token_ids:
         raise InvalidRequest("the prompt is empty", field="prompt", cure="give at least one token")
-    if request.max_new_tokens < 1:
-        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens")
+    for name in ("prompt_token_ids", "stop_token_ids"):
+        for index, token_id in enumerate(getattr(request, name)):
+            if not 0 <= token_id <= _MAX_UINT32:
+                raise InvalidRequest(
+                    f"{token_id} is no token id", field=f"{name}[{index}]", cure="use the target's tokenizer"
+                )
+    if not 1 <= request.max_new_tokens <= _MAX_UINT32:
+        raise InvalidRequest(
+            f"{request.max_new_tokens} is not in 1..{_MAX_UINT32}", field="max_new_tokens", cure="at least 1"
+        )
     if request.num_speculative_tokens is not None and request.num_speculative_tokens < 1:
         raise InvalidRequest(
             f"{request.num_speculative_tokens} is not at least 1",
@@ -159,5 +170,8 @@ def check_request(request: GenerationRequest) -> None:
             cure="or auto",
         )
     if not 0 <= request.seed < 1 << 64:
-        raise InvalidRequest(f"{request.seed} is not an unsigned 64-bit number", field="seed")
+        raise InvalidRequest(
+            f"{request.seed} is not an unsigned 64-bit number", field="seed", cure="0 to 2**64 - 1"
+        )
     check_sampling(request.sampling)
+    check_rule(request.effective_rule, request.sampling, frozenset(Rule))
