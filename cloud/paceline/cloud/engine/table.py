@@ -14,8 +14,7 @@ from paceline.cloud.engine.base import Row, check_rows
 from paceline.common.errors import Busy, InternalError
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.rows import NumpyLogitRows
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from paceline.common.table_model import table_logits
 
 
 class TableEngine:
@@ -94,25 +93,3 @@ class TableEngine:
         ends = range(len(text) - row.num_logits + 1, len(text) + 1)
         logits = [table_logits(text.hash_at(end), self.vocab_size, self.seed, self.spread) for end in ends]
         return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
-
-
-def table_logits(prefix_hash: int, vocab_size: int, seed: int, spread: float) -> NDArray[np.float32]:
-    """Logits, float32 [vocab], that depend on nothing but the arguments: logistic noise of deviation
-    `spread`.
-
-    Every token's noise is `log(u / (1 - u))` with u in (0, 1) from a SplitMix64 hash of (seed, prefix,
-    token)."""
-    origin = np.uint64((prefix_hash ^ (seed * 0xD1B54A32D192ED03)) & 0xFFFF_FFFF_FFFF_FFFF)
-    with np.errstate(over="ignore"):
-        bits = _mix(origin + _GOLDEN * np.arange(1, vocab_size + 1, dtype=np.uint64))
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    noise = np.log(uniform / (1.0 - uniform)) * (spread * np.sqrt(3.0) / np.pi)
-    logits: NDArray[np.float32] = noise.astype(np.float32)
-    return logits
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser, elementwise."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
