@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -166,28 +167,33 @@ def _compare(job: ExportJob) -> dict[str, float]:
     """How near the export comes to the model it was made from, on a text sampled from that model."""
     import numpy as np
 
-    torch: Any = import_module("torch")
-    transformers: Any = import_module("transformers")
-    model_module: Any = import_module("paceline.edge.drafters.onnx")
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_pretrained(job.model_dir, dtype=torch.float32).eval()
-    start = torch.tensor([[model.config.bos_token_id or 0]])
-    length = _NUM_COMPARED_TOKENS
-    with torch.inference_mode():
-        text = model.generate(start, do_sample=True, top_k=0, max_new_tokens=length, min_new_tokens=length)
-        expected = model(text).logits[0].numpy()
-    runner = model_module.OnnxRunner(model_module.OnnxModel(job.out_dir), text.shape[1])
-    rows = [runner.forward(i, [token_id]).copy() for i, token_id in enumerate(text[0].tolist())]
-    actual = np.stack(rows)
+    drafter: Any = import_module("paceline.edge.drafters.onnx")
+    text, expected = _sampled_text(job.model_dir)
+    runner = drafter.OnnxRunner(drafter.OnnxModel(job.out_dir), len(text))
+    actual = np.stack([runner.forward(i, [token_id]).copy() for i, token_id in enumerate(text)])
     difference = float(np.abs(actual - expected).max())
     overlap = float(np.minimum(_softmax(actual), _softmax(expected)).sum(axis=1).mean())
     if not difference <= (_MAX_FP32_DIFFERENCE if job.precision == "fp32" else np.inf) or not overlap >= 0.5:
         raise SystemExit(
             f"the {job.precision} export does not reproduce the model "
-            f"(largest logit difference {difference:.3g}, law overlap {overlap:.3f})"
+            f"(largest logit difference {difference:.3g}, law overlap {overlap:.3f}); try another precision"
         )
     agreement = float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
     return {"argmax_agreement": agreement, "law_overlap": overlap, "max_logit_difference": difference}
+
+
+@lru_cache(maxsize=1)
+def _sampled_text(model_dir: Path) -> tuple[list[int], Any]:
+    """A short text sampled from the model, and its float32 logits after every prefix of it."""
+    torch: Any = import_module("torch")
+    transformers: Any = import_module("transformers")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    start = torch.tensor([[model.config.bos_token_id or 0]])
+    length = _NUM_COMPARED_TOKENS
+    with torch.inference_mode():
+        text = model.generate(start, do_sample=True, top_k=0, max_new_tokens=length, min_new_tokens=length)
+        return text[0].tolist(), model(text).logits[0].numpy()
 
 
 def _softmax(logits: Any) -> Any:

@@ -114,7 +114,13 @@ def check_drafter(
     for rule, params in settings:
         case = _Case(drafter, rule, params, size)
         for check in CHECKS:
-            check(case)
+            try:
+                check(case)
+            except DrafterFault:
+                raise
+            except Exception as error:
+                promise = (check.__doc__ or "").strip()
+                raise DrafterFault(f"{drafter.name}, rule {rule}: {error!r} breaks: {promise}") from error
 
 
 def check_continues_own_text(case: _Case) -> None:

@@ -66,10 +66,12 @@ class ModelSession(TextSession):
         position = len(self._tokens)
         if position > self._runner.max_length:
             return None
-        pending = self._tokens[self._num_cached :]
+        # Cut back to a text it had already consumed, the model reads the last token again, for its logits.
+        num_cached = min(self._num_cached, position - 1)
+        pending = self._tokens[num_cached:]
         if min(pending) < 0 or max(pending) >= self._runner.vocab_size:
             return None  # the target wrote a token this model does not have
-        logits = self._runner.forward(self._num_cached, pending)
+        logits = self._runner.forward(num_cached, pending)
         self._num_cached = position
         return self._chooser.choose(logits, position, self._history)
 

@@ -1,0 +1,74 @@
+"""Drafters are found by name, options are checked, and nothing heavy is imported unasked."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+from paceline.common.errors import InvalidRequest
+from paceline.edge import drafters
+from paceline.edge.drafters import DRAFTERS, drafter_names, load_drafter
+from paceline.edge.drafters.table import TableDrafter
+
+
+def test_every_name_in_the_table_leads_to_a_drafter() -> None:
+    """Each entry imports and names itself as the table does."""
+    assert load_drafter("table").name == "table"
+    assert load_drafter("ngram").name == "ngram"
+    for kind in DRAFTERS:
+        assert callable(drafters._factory(kind))
+
+
+def test_options_reach_the_drafter() -> None:
+    """Options are the factory's keyword arguments."""
+    assert load_drafter("table", {"vocab_size": 99}).vocab_size == 99
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    """A wrong name is answered with every right one."""
+    with pytest.raises(InvalidRequest, match=r"no drafter 'onxx'.*known: ngram, onnx, table, torch"):
+        load_drafter("onxx")
+
+
+def test_misspelt_option_names_the_nearest() -> None:
+    """A misspelt option is an error, with a guess at what was meant."""
+    with pytest.raises(InvalidRequest, match=r"no option 'max_ngrams'.*did you mean 'max_ngram'"):
+        load_drafter("ngram", {"max_ngrams": 3})
+    with pytest.raises(InvalidRequest, match=r"no option 'zz'.*options: min_ngram, max_ngram"):
+        load_drafter("ngram", {"zz": 3})
+
+
+def test_missing_option_is_named() -> None:
+    """A drafter that needs a model says so."""
+    with pytest.raises(InvalidRequest, match=r"drafter\.model: drafter 'onnx' needs 'model'"):
+        load_drafter("onnx")
+
+
+def test_entry_points_add_drafters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package's drafter is loaded by its entry point, like a built-in one."""
+    group = drafters.ENTRY_POINT_GROUP
+    point = importlib.metadata.EntryPoint("mine", "paceline.edge.drafters.table:TableDrafter", group)
+
+    def installed(**params: str) -> importlib.metadata.EntryPoints:
+        return importlib.metadata.EntryPoints([point]).select(**params)
+
+    monkeypatch.setattr(drafters, "entry_points", installed)
+    assert isinstance(load_drafter("mine"), TableDrafter)
+    assert drafter_names() == ["mine", "ngram", "onnx", "table", "torch"]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "ngram", "table"])
+def test_torch_is_not_imported_unasked(kind: str) -> None:
+    """Only the torch drafter imports torch or transformers; only the ONNX drafter imports onnxruntime."""
+    program = f"""
+import sys
+from paceline.edge import drafters
+drafters._factory({kind!r})
+import paceline.edge.draft_model
+heavy = {{"torch", "transformers", "onnx", "onnxruntime_genai", "onnxruntime"}} & set(sys.modules)
+assert heavy == ({{"onnxruntime"}} if {kind!r} == "onnx" else set()), heavy
+"""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
