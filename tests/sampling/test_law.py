@@ -188,6 +188,7 @@ def test_forbidden_tokens_have_no_mass() -> None:
         SamplingParams(temperature=0.01, top_p=0.9999999),
         SamplingParams(temperature=0.01),
         SamplingParams(temperature=1.0, top_k=4, top_p=0.99999999),
+        SamplingParams(temperature=1.0, top_k=4),
         SamplingParams(temperature=1.0, logit_bias={1: 3.0}),
     ):
         law = target_law(logits, params, EMPTY)
@@ -208,3 +209,31 @@ def test_a_bias_outside_the_vocabulary_is_named() -> None:
     """A bias for a token that does not exist is the caller's mistake, not an index error."""
     with pytest.raises(InvalidRequest, match=r"logit_bias: token id 7 is not in 0\.\.4"):
         target_law(np.zeros(5, dtype=np.float32), SamplingParams(temperature=1.0, logit_bias={7: 1.0}), EMPTY)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=5e-324, top_p=0.9),
+        SamplingParams(temperature=1e-300),
+        SamplingParams(temperature=1.0, repetition_penalty=5e-324, top_p=0.9),
+        SamplingParams(temperature=1.0, logit_bias={1: 1e300, 2: -1e300}, top_p=0.9),
+        SamplingParams(temperature=5e-324, repetition_penalty=5e-324, logit_bias={1: 1e300}),
+    ],
+    ids=str,
+)
+def test_the_most_extreme_parameters_still_name_a_law(params: SamplingParams) -> None:
+    """What passes the range check never makes NaN or a warning out of a healthy row."""
+    history = History([1])
+    law = target_law(np.array([1.0, 3.0, 2.0], dtype=np.float32), params, history)
+    assert law.token_ids.tolist() == [1]
+    assert law.probs.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=1e-300), SamplingParams(temperature=1e-300, top_p=0.5)]
+)
+def test_a_vanishing_temperature_keeps_ties(params: SamplingParams) -> None:
+    """Above temperature 0, equal logits stay equally likely; top-p may then prefer the lowest."""
+    law = target_law(np.array([3.0, 1.0, 3.0], dtype=np.float32), params, EMPTY)
+    assert law.token_ids.tolist() == ([0, 2] if params.top_p == 1.0 else [0])

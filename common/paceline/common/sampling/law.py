@@ -19,10 +19,25 @@ from paceline.common.errors import InvalidRequest, TargetNumerics
 from paceline.common.sampling.history import History
 from paceline.common.tokens import SamplingParams
 
-__all__ = ["History", "Law", "checked_argmax", "greedy_token", "largest", "one_hot", "processed_logits", "target_law"]
+__all__ = [
+    "History",
+    "Law",
+    "checked_argmax",
+    "greedy_token",
+    "largest",
+    "one_hot",
+    "processed_logits",
+    "target_law",
+]
 
 _SORT_AT_MOST = 2048
 """Arrays up to this size are sorted outright; larger ones are narrowed with a sorted sample first."""
+
+
+_SMALLEST_DIVISOR = 1e-6
+"""Smaller temperatures and penalties act as this one: float32 would turn them into 0, and the row into NaN."""
+_LARGEST_BIAS = 1e30
+"""Larger biases act as this one, for float32 would make them, divided, infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +99,16 @@ def target_law(logits: NDArray[np.float32], params: SamplingParams, history: His
     row = processed_logits(logits, params, history)
     top = row.max()
     _check_finite(float(top))
+    temperature = max(params.temperature, _SMALLEST_DIVISOR)
     token_ids: NDArray[np.int64] | None = None
     if 0 < params.top_k < len(row):
         token_ids = largest(row, params.top_k)
         row = row[token_ids]
     if params.top_p < 1.0 or params.min_p > 0.0:
-        kept = _nucleus(_weights(row, top, params.temperature), params.top_p, params.min_p)
+        kept = _nucleus(_weights(row, top, temperature), params.top_p, params.min_p)
         row = row[kept]
         token_ids = kept if token_ids is None else token_ids[kept]
-    return _softmax(row, top, params.temperature, token_ids)
+    return _softmax(row, top, temperature, token_ids)
 
 
 def processed_logits(
@@ -109,7 +125,7 @@ def processed_logits(
     token_ids, counts = history.seen()
     values = row[token_ids]
     if params.repetition_penalty != 1.0:
-        penalty = params.repetition_penalty
+        penalty = max(params.repetition_penalty, _SMALLEST_DIVISOR)
         values = np.where(values > 0, values / penalty, values * penalty)
     if params.presence_penalty != 0.0:
         values -= params.presence_penalty * (counts > 0)
@@ -125,7 +141,8 @@ def _add_bias(row: NDArray[np.float32], params: SamplingParams) -> None:
     if token_ids.min() < 0 or token_ids.max() >= len(row):
         outside = next(i for i in bias if not 0 <= i < len(row))
         raise InvalidRequest(f"token id {outside} is not in 0..{len(row) - 1}", field="logit_bias")
-    row[token_ids] += np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
+    amounts = np.fromiter(bias.values(), dtype=np.float64, count=len(bias))
+    row[token_ids] += amounts.clip(-_LARGEST_BIAS, _LARGEST_BIAS).astype(np.float32)
 
 
 def _check_finite(top: float) -> None:

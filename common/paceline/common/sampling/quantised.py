@@ -7,7 +7,9 @@ variation 0.05.
 On the wire a law of ten tokens is at most ten ids of three bytes and ten weights of two: 50 bytes.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -62,12 +64,7 @@ def quantise(law: Law, max_tokens: int = 10) -> QuantisedLaw:
 
 def sample(law: QuantisedLaw, u: float) -> int:
     """The token whose stretch of the cumulative weights holds `u * LATTICE`, for `u` in [0, 1)."""
-    cumulative = 0
-    for token_id, weight in zip(law.token_ids, law.weights, strict=True):
-        cumulative += weight
-        if u * LATTICE < cumulative:
-            return token_id
-    return law.token_ids[-1]
+    return law.token_ids[bisect_right(list(accumulate(law.weights)), u * LATTICE)]
 
 
 def check_quantised(law: QuantisedLaw, vocab_size: int | None = None) -> None:
