@@ -72,21 +72,13 @@ def load_target(
     _check_directory(name_or_path)
     place = _device(device, torch)
     with _quiet(transformers), _hub_errors(name_or_path):
-        config = transformers.AutoConfig.from_pretrained(
-            name_or_path, revision=revision, trust_remote_code=False
-        )
+        where = {"revision": revision, "trust_remote_code": False}
+        config = transformers.AutoConfig.from_pretrained(name_or_path, **where)
         check_config(config)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            revision=revision,
-            config=config,
-            dtype=_dtype(dtype, config, place, torch),
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        tokenizer = _tokenizer(name_or_path, revision, transformers)
+        model = _read_weights(name_or_path, transformers, config, _dtype(dtype, config, place, torch), where)
+        tokenizer = _tokenizer(name_or_path, where, transformers)
     check_model(model)
-    model = model.to(place).eval().requires_grad_(False)  # type: ignore[arg-type]  # transformers wraps `to`
+    model.to(place).train(False).requires_grad_(False)
     return LoadedTarget(
         model=model,
         vocab=tokenizer.get_vocab() if tokenizer is not None else {},
@@ -99,6 +91,28 @@ def load_target(
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         tokenizer=tokenizer,
     )
+
+
+def _read_weights(
+    name_or_path: str,
+    transformers: Any,
+    config: "PreTrainedConfig",
+    dtype: "torch.dtype",
+    where: Mapping[str, Any],
+) -> Any:
+    """The model with its weights, all of them from safetensors."""
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        name_or_path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+    )
+    missing = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in report.get(name, ()))
+    if missing:  # transformers would fill them in at random
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InvalidRequest(
+            f"the weights of {name_or_path} lack {', '.join(missing[:3])}{more}",
+            field="model",
+            cure="download the model again, whole",
+        )
+    return model
 
 
 def _short_name(name_or_path: str) -> str:
@@ -173,15 +187,13 @@ def _dtype(dtype: str, config: "PreTrainedConfig", place: "torch.device", torch_
     return chosen  # type: ignore[no-any-return]
 
 
-def _tokenizer(name_or_path: str, revision: str | None, transformers: Any) -> Any:
+def _tokenizer(name_or_path: str, where: Mapping[str, Any], transformers: Any) -> Any:
     """The model's tokenizer, or None for a directory without one."""
     path = Path(name_or_path)
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if path.is_dir() and not any((path / name).is_file() for name in names):
         return None
-    return transformers.AutoTokenizer.from_pretrained(
-        name_or_path, revision=revision, trust_remote_code=False
-    )
+    return transformers.AutoTokenizer.from_pretrained(name_or_path, **where)
 
 
 def _eos_token_ids(model: "PreTrainedModel", tokenizer: Any) -> tuple[int, ...]:

@@ -47,9 +47,9 @@ def _fused(
 ) -> torch.Tensor:
     """torch's fused attention.
 
-    Query heads that share a key head are folded into its rows when the mask says so (it then has heads / kv_heads
-    times n rows) or when there is a single query: the keys are read once instead of once per query head.
-    """
+    Query heads that share a key head are folded into its rows when the mask says so (it then has heads /
+    kv_heads times n rows) or when there is a single query: the keys are read once instead of once per query
+    head."""
     del module
     heads, count, kv_heads = query.shape[1], query.shape[2], keys.shape[1]
     if count == 1 or (mask is not None and mask.shape[0] != count):

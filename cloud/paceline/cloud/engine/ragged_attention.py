@@ -41,9 +41,8 @@ class LayerShape:
 class KVStore:
     """Keys and values of every layer, [kv_heads, tokens, head_dim] each.
 
-    Heads come first because attention reads one head's keys at a time: on a CPU that is up to 2.7 times as fast
-    as tokens first. Memory is touched only when written.
-    """
+    Heads come first because attention reads one head's keys at a time: on a CPU that is up to 2.7 times as
+    fast as tokens first. Memory is touched only when written."""
 
     def __init__(self, shapes: dict[int, LayerShape], num_tokens: int, device: torch.device) -> None:
         def empty(shape: LayerShape, dim: int) -> torch.Tensor:
@@ -105,8 +104,9 @@ def causal_mask(
 ) -> torch.Tensor | None:
     """Additive mask of a segment, [count, keys] or, for few queries, [sharing * count, keys]; see `Kernel`.
 
-    The last query sees every key. With a window of w, a query at position i sees keys i - w + 1, …, i. Keys before
-    `first_key` are left out. None where no mask is needed: one query, or causal queries with nothing cached.
+    The last query sees every key. With a window of w, a query at position i sees keys i - w + 1, …, i. Keys
+    before `first_key` are left out. None where no mask is needed: one query, or causal queries with nothing
+    cached.
 
     Args:
         segment: The session's slice.
