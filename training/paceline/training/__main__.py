@@ -51,10 +51,11 @@ def _run_stage(name: str, workshop: Workshop, stage: str, model: str | None) -> 
     if stage == "prepare":
         prepare(recipe, workshop)
         return
-    names = {"train": recipe.plain, "distill": recipe.distilled, "card": recipe.shapes}[stage]
+    stages = {"train": tuple(recipe.plain), "distill": tuple(recipe.distilled), "card": tuple(recipe.shapes)}
+    names = stages[stage]
     if model is not None and model not in names:
         raise TrainingError("model", model, f"this stage has {', '.join(names)}")
-    for chosen in [model] if model is not None else list(names):
+    for chosen in (model,) if model is not None else names:
         if stage == "train":
             train(plain_config(recipe, workshop, chosen))
         elif stage == "distill":

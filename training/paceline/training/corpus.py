@@ -5,11 +5,13 @@ Python, and its licence allows it. The split is decided by a hash of each file's
 same on every machine and does not move when files are added.
 """
 
+import fnmatch
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from paceline.training.errors import CorpusError
 
@@ -98,11 +100,7 @@ def build_corpus(config: CorpusConfig) -> Corpus:
 
 def _read_modules(folder: Path, config: CorpusConfig) -> Iterator[Module]:
     """Yield the admissible files in the order of their names."""
-    paths = {PurePosixPath(path.relative_to(folder)): path for path in folder.rglob(config.pattern)}
-    for relative in sorted(paths):
-        path = paths[relative]
-        if EXCLUDED_FOLDERS & set(relative.parts[:-1]) or not path.is_file():
-            continue
+    for path in sorted(_admissible(folder, config.pattern)):
         if not 0 < path.stat().st_size <= config.max_file_bytes:
             continue
         try:
@@ -110,4 +108,11 @@ def _read_modules(folder: Path, config: CorpusConfig) -> Iterator[Module]:
         except UnicodeDecodeError:
             continue  # A few library files are written in other encodings on purpose.
         if text.strip():
-            yield Module(name=str(relative), text=text)
+            yield Module(name=path.relative_to(folder).as_posix(), text=text)
+
+
+def _admissible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files that match, outside excluded folders, which are not even entered: some hold 10,000 files."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in EXCLUDED_FOLDERS]
+        yield from (Path(parent, name) for name in fnmatch.filter(files, pattern))

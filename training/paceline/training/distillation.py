@@ -250,7 +250,7 @@ def agreement(model: LlamaForCausalLM, transcript: Transcript, *, rows_at_once: 
         ``divergence`` in nats; ``acceptance``, one minus the total variation; ``greedy``, the share of
         positions where the most likely tokens agree.
     """
-    model.eval()
+    model.train(False)
     sums = torch.zeros(3)
     for first in range(0, len(transcript), rows_at_once):
         rows = slice(first, first + rows_at_once)

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from paceline.training.corpus import Module
 from paceline.training.errors import TrainingError
 from paceline.training.generation import choose, preallocated_cache
-from paceline.training.packing import evaluation_windows
+from paceline.training.packing import evaluation_windows, in_groups
 from paceline.training.storage import load_model
 from paceline.training.tokenizer import END_OF_TEXT_ID, encode_modules, load_tokenizer
 
@@ -82,11 +82,15 @@ class Padded:
 def evaluate_heldout(
     model: LlamaForCausalLM, tokenizer: Tokenizer, modules: Sequence[Module], *, window: int = 512
 ) -> HeldoutLoss:
-    """Loss over the whole of ``modules`` in float32, in windows of ``window`` tokens."""
+    """Loss over the whole of ``modules`` in float32, in windows of ``window`` tokens.
+
+    Windows shrink to what the text can fill and the model can read.
+    """
     stream = encode_modules(tokenizer, modules)
+    window = min(window, len(stream) - 1, model.config.max_position_embeddings)
     windows = evaluation_windows(stream, length=window, count=len(stream))
     total = 0.0
-    for rows in windows.split(8):
+    for rows in in_groups(windows, 8):
         logits = model(input_ids=rows[:, :-1], use_cache=False).logits
         total += functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item() * len(rows)
     loss = total / len(windows)

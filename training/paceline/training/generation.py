@@ -10,6 +10,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from paceline.training.packing import in_groups
+
 LAW_SIZE = 32
 """Most likely tokens kept per position; the rest of the law is kept as one lump."""
 
@@ -37,7 +39,7 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     def __init__(self, max_tokens: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Not annotated there.
         self._max_tokens = max_tokens
         self._num_tokens = 0
 
@@ -103,6 +105,17 @@ ALL_ATTENTION_FUNCTIONS.register(DECODING_ATTENTION, decoding_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(DECODING_ATTENTION, sdpa_mask)
 
 
+def exact_logits(model: LlamaForCausalLM, **inputs: Any) -> torch.Tensor:
+    """Logits of a pass under autocast, with the last product in float32; shape ``(batch, tokens, vocab)``.
+
+    In bf16 the best two tokens are often equal, and which of them is first decides acceptance.
+    """
+    hidden = model.model(**inputs).last_hidden_state
+    with torch.autocast("cpu", enabled=False):
+        logits: torch.Tensor = model.lm_head(hidden.float())
+    return logits
+
+
 def top_of_law(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and log-probabilities of the ``LAW_SIZE`` best entries of the last axis."""
     best = logits.float().log_softmax(-1).topk(min(LAW_SIZE, logits.shape[-1]))
@@ -121,7 +134,7 @@ def write_on(
         temperature: 0 takes the most likely token, otherwise the law is sharpened by it.
         seed: of the sampling noise.
     """
-    model.eval()
+    model.train(False)
     model.set_attn_implementation(DECODING_ATTENTION)
     rng = torch.Generator().manual_seed(seed)
     cache = preallocated_cache(model, max_tokens=length)
@@ -130,11 +143,11 @@ def write_on(
     # One autocast context for the whole loop: weights are cast to bf16 once, not at every token.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         while ids.shape[1] <= length:
-            logits = model(input_ids=newest, past_key_values=cache, use_cache=True).logits
+            logits = exact_logits(model, input_ids=newest, past_key_values=cache, use_cache=True)
             best_ids, best = top_of_law(logits)
             law_ids.append(best_ids)
             law_log_probs.append(best)
-            newest = choose(logits[:, -1].float(), temperature, rng)[:, None]
+            newest = choose(logits[:, -1], temperature, rng)[:, None]
             ids = torch.cat([ids, newest], dim=1)
     return Transcript(ids.to(torch.int16), torch.cat(law_ids, 1), torch.cat(law_log_probs, 1))
 
@@ -149,11 +162,11 @@ def choose(logits: torch.Tensor, temperature: float, rng: torch.Generator) -> to
 @torch.no_grad()
 def read_over(model: LlamaForCausalLM, windows: torch.Tensor, *, rows_at_once: int = 16) -> Transcript:
     """What ``model`` thinks of given text; ``windows`` has shape ``(windows, length + 1)``, int64."""
-    model.eval()
+    model.train(False)
     laws = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for rows in windows.split(rows_at_once):
-            laws.append(top_of_law(model(input_ids=rows[:, :-1], use_cache=False).logits))
+        for rows in in_groups(windows, rows_at_once):
+            laws.append(top_of_law(exact_logits(model, input_ids=rows[:, :-1], use_cache=False)))
     return Transcript(
         windows.to(torch.int16),
         torch.cat([ids for ids, _ in laws]),

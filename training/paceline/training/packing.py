@@ -1,5 +1,6 @@
 """Batches as a pure function of the step number, so that a resumed run sees what an unbroken one would."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,12 @@ class RowSampler:
             for epoch in set(epochs)
         }
         return torch.tensor([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)])
+
+
+def in_groups(windows: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """Slices of at most ``size`` rows, in order."""
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]
 
 
 def evaluation_windows(stream: TokenStream, *, length: int, count: int) -> torch.Tensor:

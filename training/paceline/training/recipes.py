@@ -86,7 +86,7 @@ SHIPPED = Recipe(
         "pico": "The drafter: small enough to write ahead on any device.",
     },
     plain={
-        "base": RunSettings(steps=1400, long_fraction=0.08, compile=True, threads=1),
+        "base": RunSettings(steps=960, decay_fraction=1 / 6, long_fraction=0.05, compile=True, threads=1),
         "mid": RunSettings(steps=560, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
         "pico": RunSettings(steps=1000, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
     },
@@ -99,9 +99,9 @@ SHIPPED = Recipe(
         ),
     },
     short=(
-        Portion(windows=1536, length=256, temperature=0.0),
-        Portion(windows=1536, length=256, temperature=0.7),
-        Portion(windows=1024, length=256, temperature=1.0),
+        Portion(windows=1024, length=256, temperature=0.0),
+        Portion(windows=1024, length=256, temperature=0.7),
+        Portion(windows=512, length=256, temperature=1.0),
         Portion(windows=1536, length=256, temperature=None),
     ),
     long=(Portion(windows=96, length=2048, temperature=None, batch=8),),

@@ -48,7 +48,8 @@ def save_model(model: LlamaForCausalLM, folder: Path, facts: RunFacts) -> None:
         model.save_pretrained(folder, state_dict=weights)
     _declare_float32(folder / "config.json")
     ids = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID, "pad_token_id": END_OF_TEXT_ID}
-    GenerationConfig(**ids).save_pretrained(folder)
+    generation = GenerationConfig(**ids)  # type: ignore[no-untyped-call]  # Not annotated there.
+    generation.save_pretrained(folder)
     (folder / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n")
 
 
@@ -62,7 +63,7 @@ def load_model(folder: Path) -> LlamaForCausalLM:
         raise TrainingError("model", str(folder), "no config.json there: name a model folder")
     with _no_progress_bar():
         model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.eval()
+    model.train(False)
     return model
 
 
@@ -91,9 +92,9 @@ def _declare_float32(path: Path) -> None:
 def _no_progress_bar() -> Iterator[None]:
     """Keep ``transformers`` from drawing bars for files that take milliseconds."""
     was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # Not annotated there.
     try:
         yield
     finally:
         if was_enabled:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # Not annotated there.

@@ -59,7 +59,7 @@ def train_tokenizer(modules: Sequence[Module], *, vocab_size: int = 2048) -> Tok
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
     """Write the tokenizer so that both ``AutoTokenizer`` and plain ``tokenizers`` load it."""
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # Not annotated there.
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,

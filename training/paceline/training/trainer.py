@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from paceline.training.architecture import ModelShape, build_model
 from paceline.training.corpus import CorpusConfig, build_corpus
 from paceline.training.loop import RunSettings, run_steps
-from paceline.training.packing import TokenStream, WindowSampler, evaluation_windows
+from paceline.training.packing import TokenStream, WindowSampler, evaluation_windows, in_groups
 from paceline.training.reporting import Reporter
 from paceline.training.storage import RunFacts, save_model
 from paceline.training.tokenizer import encode_modules, load_tokenizer, save_tokenizer
@@ -135,9 +135,9 @@ def use_threads(threads: int | None) -> None:
 @torch.no_grad()
 def quick_loss(model: LlamaForCausalLM, windows: torch.Tensor) -> float:
     """Mean loss in bf16 over windows of shape ``(windows, length + 1)``, in nats per token."""
-    model.eval()
+    model.train(False)
     total = 0.0
-    for rows in windows.split(8):
+    for rows in in_groups(windows, 8):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=rows[:, :-1], use_cache=False).logits
         total += functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten()).item() * len(
