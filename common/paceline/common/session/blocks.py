@@ -126,15 +126,22 @@ class DeadEnds:
 
     def stale(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
         """Indices of blocks that can never become usable; remembers what they would have led to."""
-        found = set(merge(text, blocks, max_tokens=0).stale)
-        new = found
+        found: set[int] = set()
+        new = set(merge(text, blocks, max_tokens=0).stale) | self._continuing(blocks)
         while new:
             for index in new:
                 self._prefixes.update(_leads_to(blocks[index], len(text)))
-            new = {i for i, b in enumerate(blocks) if i not in found and (b.base, b.prefix_hash) in self._prefixes}
-            found = found | new
-        self._prefixes = {(length, prefix_hash) for length, prefix_hash in self._prefixes if length > len(text)}
+            found |= new
+            new = self._continuing(blocks) - found
+        self._prefixes = {
+            (length, prefix_hash) for length, prefix_hash in self._prefixes if length > len(text)
+        }
         return found
+
+    def _continuing(self, blocks: Sequence[Draft]) -> set[int]:
+        return {
+            index for index, block in enumerate(blocks) if (block.base, block.prefix_hash) in self._prefixes
+        }
 
 
 def _leads_to(block: Draft, length: int) -> Iterator[tuple[int, int]]:

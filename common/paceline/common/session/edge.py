@@ -1,8 +1,8 @@
 """The drafter's end of one generation. It remembers what is committed, so that nothing on the verifier must survive.
 
-    OPENING ──Opened──▶ LIVE ──Finished──▶ FINISHED
-       ▲                 │
-       └──── reopen ◀────┘ (lost stream: the same text goes on, on any verifier)
+OPENING ──Opened──▶ LIVE ──Finished──▶ FINISHED
+   ▲                 │
+   └──── reopen ◀────┘ (lost stream: the same text goes on, on any verifier)
 """
 
 from collections.abc import Sequence
@@ -224,7 +224,9 @@ class EdgeSession:
         if verdict.next_token_id is not None and verdict.next_origin is not None:
             vocab_size = self.opened.vocab_size if self.opened else 1 << 32
             if not 0 <= verdict.next_token_id < vocab_size:
-                raise BadReply(f"token {verdict.next_token_id} is outside 0..{vocab_size - 1}", field="next_token_id")
+                raise BadReply(
+                    f"token {verdict.next_token_id} is outside 0..{vocab_size - 1}", field="next_token_id"
+                )
             token_ids, origins = (*token_ids, verdict.next_token_id), (*origins, verdict.next_origin)
         if len(token_ids) > self.remaining:
             raise BadReply(f"{len(token_ids)} tokens where {self.remaining} may follow", field="verdict")

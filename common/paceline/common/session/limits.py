@@ -29,7 +29,9 @@ class Limits:
     rules: frozenset[Rule] = frozenset(Rule)
     eos_token_ids: tuple[int, ...] = ()
     tokenizer_fingerprint: bytes = b""
-    features: frozenset[Feature] = field(default_factory=lambda: frozenset({Feature.SPARSE_LAW, Feature.RESUME}))
+    features: frozenset[Feature] = field(
+        default_factory=lambda: frozenset({Feature.SPARSE_LAW, Feature.RESUME})
+    )
 
 
 def check_open(request: Open, limits: Limits) -> None:
@@ -48,7 +50,9 @@ def check_open(request: Open, limits: Limits) -> None:
     if not request.prompt_token_ids:
         raise InvalidRequest("the prompt has 0 tokens", field="prompt", cure="send at least one token")
     if request.max_new_tokens < 1:
-        raise InvalidRequest(f"{request.max_new_tokens} is not at least 1", field="max_new_tokens", cure="ask for more")
+        raise InvalidRequest(
+            f"{request.max_new_tokens} is not at least 1", field="max_new_tokens", cure="ask for more"
+        )
     wanted = len(request.prompt_token_ids) + request.max_new_tokens
     if wanted > limits.max_context:
         raise OutOfRange(
@@ -111,17 +115,23 @@ def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> Non
         if not (math.isfinite(value) and low <= value <= high):
             shown = f"{low:g}" if low in (0.0, -2.0) else "above 0"
             raise InvalidRequest(
-                f"{value} is not between {shown} and {high:g}", field=name, cure="choose a value in that range"
+                f"{value} is not between {shown} and {high:g}",
+                field=name,
+                cure="choose a value in that range",
             )
     if params.top_k < 0:
         raise InvalidRequest(f"{params.top_k} is negative", field="top_k", cure="0 keeps all tokens")
     if len(params.logit_bias) > MAX_LOGIT_BIASES:
         raise InvalidRequest(
-            f"{len(params.logit_bias)} entries; at most {MAX_LOGIT_BIASES}", field="logit_bias", cure="send fewer"
+            f"{len(params.logit_bias)} entries; at most {MAX_LOGIT_BIASES}",
+            field="logit_bias",
+            cure="send fewer",
         )
     for token_id, bias in params.logit_bias.items():
         if not math.isfinite(bias):
-            raise InvalidRequest(f"{bias} is not finite", field=f"logit_bias[{token_id}]", cure="send a finite number")
+            raise InvalidRequest(
+                f"{bias} is not finite", field=f"logit_bias[{token_id}]", cure="send a finite number"
+            )
     if vocab_size is not None:
         _check_token_range(params.logit_bias, vocab_size, "logit_bias")
 
@@ -130,7 +140,9 @@ def check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> 
     """Refuse a rule that is not allowed here or does not fit the law."""
     if rule not in allowed:
         raise InvalidRequest(
-            f"{rule} is not allowed by this verifier", field="rule", cure=f"one of {', '.join(sorted(allowed))}"
+            f"{rule} is not allowed by this verifier",
+            field="rule",
+            cure=f"one of {', '.join(sorted(allowed))}",
         )
     if rule is Rule.GREEDY and not params.is_greedy:
         raise InvalidRequest(
@@ -156,12 +168,16 @@ def check_draft(draft: Draft, rule: Rule, limits: Limits) -> None:
         )
     if draft.base > limits.max_context:
         raise BadDraft(
-            f"{draft.base} is beyond the context of {limits.max_context}", field="base", cure="continue the text"
+            f"{draft.base} is beyond the context of {limits.max_context}",
+            field="base",
+            cure="continue the text",
         )
     for index, law in enumerate(draft.laws):
         # Weights are positive whole numbers that sum to LATTICE; a longer list is wrong, and slow to look through.
         if len(law.token_ids) > LATTICE:
             raise BadDraft(
-                f"{len(law.token_ids)} tokens; at most {LATTICE}", field=f"laws[{index}]", cure="quantise the law"
+                f"{len(law.token_ids)} tokens; at most {LATTICE}",
+                field=f"laws[{index}]",
+                cure="quantise the law",
             )
     acceptance.check_draft(rule, draft, limits.vocab_size)

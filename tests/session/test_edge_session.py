@@ -1,0 +1,242 @@
+"""The drafter's end against verifiers that are late, broken or hostile: it refuses, or it commits what is right."""
+
+import pytest
+
+from paceline.common.acceptance import Judgement
+from paceline.common.errors import BadReply, Status
+from paceline.common.messages import (
+    Draining,
+    ErrorMessage,
+    FillPolicy,
+    Finished,
+    Open,
+    Opened,
+    ServerMessage,
+)
+from paceline.common.session import EdgePhase, EdgeSession, Limits, VerifierSession
+from paceline.common.session.edge import RemoteError
+from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+
+STOP = 9
+
+
+def live(max_new_tokens: int = 8) -> EdgeSession:
+    """A session of a three-token prompt with one block of three tokens in flight."""
+    session = EdgeSession(Open((1, 2, 3), max_new_tokens, stop_token_ids=(STOP,)))
+    session.open()
+    session.receive(Opened(10, 4, 4, committed_length=3, stop_token_ids=(STOP,)))
+    session.block(3, (4, 5, 6), (0.5,) * 3, How.ONE_HOT)
+    return session
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        pytest.param(Verdict(3, 4, 7, Origin.BONUS), "num_accepted", id="more accepted than drafted"),
+        pytest.param(Verdict(3, 1 << 31, 7, Origin.BONUS), "num_accepted", id="absurdly many accepted"),
+        pytest.param(Verdict(5, 0, 7, Origin.FILLED), "base", id="leaves a gap"),
+        pytest.param(Verdict(3, 1, 10, Origin.RECOVERED), "next_token_id", id="token outside the vocabulary"),
+        pytest.param(Finished(FinishReason.LENGTH, 4), "committed_length", id="finished at another length"),
+        pytest.param(Finished(FinishReason.LENGTH, 3), "reason", id="finished before the length"),
+        pytest.param(Finished(FinishReason.STOP, 3), "reason", id="stopped without a stop token"),
+        pytest.param(Opened(10, 4, 4, committed_length=3), "payload", id="opened twice"),
+    ],
+)
+def test_hostile_answers_are_refused(message: ServerMessage, field: str) -> None:
+    """An answer that breaks the protocol names its field and leaves the text alone."""
+    session = live()
+    with pytest.raises(BadReply) as caught:
+        session.receive(message)
+    assert caught.value.field == field
+    assert session.committed.list() == [1, 2, 3]
+
+
+def test_a_verdict_cannot_run_past_the_length() -> None:
+    """A verdict that commits more than may follow is refused whole."""
+    session = live(max_new_tokens=3)
+    with pytest.raises(BadReply, match="3 may follow"):
+        session.receive(Verdict(3, 3, 7, Origin.BONUS))
+    assert session.remaining == 3
+
+
+def test_nothing_follows_a_stop_token() -> None:
+    """Neither within a verdict nor by a later one can a token follow a stop token."""
+    session = live()
+    session.block(3, (4, STOP, 5), (0.5,) * 3, How.ONE_HOT)
+    session.receive(Verdict(3, 1, 7, Origin.RECOVERED))
+    session.block(5, (STOP, 5), (0.5,) * 2, How.ONE_HOT)
+    with pytest.raises(BadReply, match="stop token"):
+        session.receive(Verdict(5, 1, 5, Origin.BONUS))
+    session.receive(Verdict(5, 1))
+    with pytest.raises(BadReply, match="stop token"):
+        session.receive(Verdict(6, 0, 5, Origin.FILLED))
+    session.receive(Finished(FinishReason.STOP, 6))
+    assert session.phase is EdgePhase.FINISHED
+
+
+@pytest.mark.parametrize("message", [Verdict(3, 0, 7, Origin.FILLED), Finished(FinishReason.CANCELLED, 3)])
+def test_nothing_is_taken_before_opened(message: ServerMessage) -> None:
+    """Until Opened has said what the vocabulary is, no verdict and no end is taken."""
+    session = EdgeSession(Open((1, 2, 3), 8))
+    session.open()
+    with pytest.raises(BadReply, match="opening"):
+        session.receive(message)
+
+
+def test_opened_at_another_length_is_refused() -> None:
+    """A verifier that holds another text than it was given is refused."""
+    session = EdgeSession(Open((1, 2, 3), 8))
+    session.open()
+    with pytest.raises(BadReply, match="holds 5 tokens, this side 3"):
+        session.receive(Opened(10, 4, 4, committed_length=5))
+
+
+def test_a_verdict_twice_commits_once() -> None:
+    """A repeated or late verdict changes nothing."""
+    session = live()
+    verdict = Verdict(3, 2, 7, Origin.RECOVERED, blocks_settled=1)
+    assert session.receive(verdict) is not None
+    assert session.receive(verdict) is None
+    assert session.committed.list() == [1, 2, 3, 4, 5, 7]
+    assert session.num_blocks_in_flight == 0
+
+
+def test_commits_say_what_was_added_and_by_whom() -> None:
+    """A commit carries position, tokens and origins; the session keeps every origin."""
+    session = live()
+    commit = session.receive(Verdict(3, 2, 7, Origin.RECOVERED, blocks_settled=1))
+    assert commit is not None
+    assert (commit.position, commit.token_ids) == (3, (4, 5, 7))
+    assert commit.origins == (Origin.ACCEPTED, Origin.ACCEPTED, Origin.RECOVERED) == tuple(session.origins)
+
+
+def test_settling_more_than_was_sent_grants_nothing() -> None:
+    """Blocks in flight never fall below zero, whatever the verifier claims."""
+    session = live()
+    session.receive(Verdict(3, 0, 7, Origin.RECOVERED, blocks_settled=1000))
+    assert session.num_blocks_in_flight == 0
+    session.block(4, (1,), (0.5,), How.ONE_HOT)
+    assert session.num_blocks_in_flight == 1
+
+
+def test_a_newer_block_may_settle_first() -> None:
+    """Tokens of an older block can still be accepted after a newer one was settled."""
+    session = live()  # block 1: 4 5 6 after 3
+    session.receive(Verdict(3, 0, 4, Origin.FILLED))  # the verifier wrote 4 itself before any block came
+    session.block(4, (5,), (0.5,), How.ONE_HOT)  # block 2, which overtakes block 1
+    session.receive(Verdict(4, 1, 6, Origin.BONUS, blocks_settled=1))
+    session.block(6, (8,), (0.5,), How.ONE_HOT)
+    session.receive(Verdict(6, 1, 7, Origin.BONUS, blocks_settled=3))
+    assert session.committed.list() == [1, 2, 3, 4, 5, 6, 8, 7]
+
+
+def test_a_longer_older_block_survives_a_shorter_newer_one() -> None:
+    """What is forgotten is decided by content: the older block's rest is still known."""
+    session = EdgeSession(Open((1,), 8))
+    session.open()
+    session.receive(Opened(10, 4, 4, committed_length=1))
+    session.block(1, (2, 3, 4, 5), (0.5,) * 4, How.ONE_HOT)
+    session.block(1, (2,), (0.5,), How.ONE_HOT)
+    session.receive(Verdict(1, 1, 3, Origin.BONUS, blocks_settled=1))
+    commit = session.receive(Verdict(3, 2, 6, Origin.BONUS, blocks_settled=2))
+    assert commit is not None
+    assert commit.token_ids == (4, 5, 6)
+
+
+def test_an_error_is_raised_with_its_owner_and_cure() -> None:
+    """What the verifier says went wrong reaches the caller word for word, with an exit code."""
+    session = live()
+    message = ErrorMessage(Status.RESOURCE_EXHAUSTED, "BUSY", "full", "sessions", "retry", 1.5, True, 0)
+    with pytest.raises(RemoteError) as caught:
+        session.receive(message)
+    error = caught.value
+    assert (error.status, error.reason, error.field, error.cure) == (
+        message.status,
+        "BUSY",
+        "sessions",
+        "retry",
+    )
+    assert (error.retry_after_s, error.exit_code, str(error)) == (1.5, 4, "sessions: full (retry)")
+
+
+def test_after_a_refused_block_nothing_sent_may_become_text() -> None:
+    """Which block was refused is unknown, so a verdict that accepts one is refused until the session reopens."""
+    session = live()
+    with pytest.raises(RemoteError):
+        session.receive(
+            ErrorMessage(Status.INVALID_ARGUMENT, "BAD_DRAFT", "bad", fatal=False, blocks_settled=1)
+        )
+    with pytest.raises(BadReply, match="0 drafted"):
+        session.receive(Verdict(3, 2, 7, Origin.RECOVERED, blocks_settled=1))
+
+
+def test_reopening_carries_the_text_and_starts_counting_anew() -> None:
+    """After a lost stream Open has everything committed, and no block is in flight."""
+    session = live()
+    session.receive(Verdict(3, 2, 7, Origin.RECOVERED, blocks_settled=0))
+    again = session.open()
+    assert again.committed_token_ids == (4, 5, 7)
+    assert (session.num_blocks_in_flight, session.phase) == (0, EdgePhase.OPENING)
+    session.receive(Opened(10, 4, 4, committed_length=6, stop_token_ids=(STOP,)))
+    assert session.phase is EdgePhase.LIVE
+
+
+def test_draining_is_remembered() -> None:
+    """A draining verifier still finishes what it has."""
+    session = live()
+    assert session.receive(Draining(3.0)) is None
+    assert session.draining
+
+
+# --- the verifier's end -----------------------------------------------------------------------------------------------
+
+
+def verifier(**changes: object) -> VerifierSession:
+    """A live verifier session of a three-token prompt."""
+    session = VerifierSession(Open((1, 2, 3), 8, fill=FillPolicy.OFF, **changes), Limits(10, 64, 4, 2))  # type: ignore[arg-type]
+    session.opened()
+    return session
+
+
+def test_an_unreadable_block_gives_its_credit_back() -> None:
+    """A block that could not be decoded counts as settled."""
+    session = verifier()
+    session.on_unreadable_draft()
+    assert session.blocks_settled == 1
+
+
+def test_a_stale_block_is_answered_at_once() -> None:
+    """A block that says nothing new is dropped with an empty verdict, which gives its credit back."""
+    session = verifier()
+    assert session.on_draft(Draft(2, session.text.hash_at(2), (9,), (), How.ONE_HOT)) == [
+        Verdict(3, blocks_settled=1)
+    ]
+
+
+def test_prompt_is_cached_in_chunks_before_anything_is_judged() -> None:
+    """A prompt longer than a chunk is run piece by piece; without drafts and fill nothing follows."""
+    session = verifier()
+    lengths = []
+    while (work := session.next_work(1)) is not None:
+        lengths.append((work.past_length, len(work.token_ids), work.num_logits))
+        session.on_prefilled(work)
+    assert lengths == [(0, 1, 0), (1, 1, 0)]
+
+
+def test_a_finished_session_ignores_results_and_cancels() -> None:
+    """After Cancel no result commits, and a second Cancel says nothing."""
+    session = verifier()
+    session.on_draft(Draft(3, session.text.hash_at(3), (4,), (), How.ONE_HOT))
+    work = session.next_work(10)
+    assert work is not None
+    assert session.on_cancel() == [Finished(FinishReason.CANCELLED, 3)]
+    assert session.on_judged(work, Judgement(1, 5, Origin.BONUS)) == []
+    assert session.on_cancel() == []
+    assert session.next_work(10) is None
+
+
+def test_a_resumed_text_that_is_complete_finishes_at_once() -> None:
+    """Opening with a text that has its length or ends with a stop token is answered with Finished."""
+    for committed, reason in (((4,) * 8, FinishReason.LENGTH), ((4, 5), FinishReason.STOP)):
+        opening = Open((1, 2, 3), 8, committed_token_ids=committed, stop_token_ids=(5,))
+        assert VerifierSession(opening, Limits(10, 64)).opened()[1] == Finished(reason, 3 + len(committed))
