@@ -11,32 +11,9 @@ from paceline.cli.models import app
 from paceline.common.errors import InvalidRequest
 
 COMMANDS = ("train", "distill", "export", "card")
-TINY = [
-    "--hidden-size",
-    "32",
-    "--num-layers",
-    "1",
-    "--num-heads",
-    "1",
-    "--num-kv-heads",
-    "1",
-    "--mlp-size",
-    "64",
-    "--steps",
-    "20",
-]
-SHORT = [
-    "--batch-tokens",
-    "256",
-    "--window",
-    "32",
-    "--long-window",
-    "64",
-    "--threads",
-    "1",
-    "--heldout-fraction",
-    "0.25",
-]
+SHAPE = ("--hidden-size", 32, "--num-layers", 1, "--num-heads", 1, "--num-kv-heads", 1, "--mlp-size", 64)
+RUN = ("--steps", 20, "--batch-tokens", 256, "--window", 32, "--long-window", 64, "--threads", 1)
+TINY = (*SHAPE, *RUN, "--heldout-fraction", 0.25)
 
 
 @pytest.fixture
@@ -98,10 +75,10 @@ def test_a_family_can_be_trained_distilled_described_and_exported(text: Path, tm
     prompts.write_text(json.dumps({"prompt": "def area_1_3(width", "source": "module_1.py"}) + "\n")
     tokenizer = ("--vocab-size", 300, "--max-positions", 128)
 
-    run("train", "--output", base, "--text", text, "--work", tmp_path / "a", *tokenizer, *TINY, *SHORT)
+    run("train", "--output", base, "--text", text, "--work", tmp_path / "a", *tokenizer, *TINY)
     windows = ("--windows", 16, "--long-windows", 16)
     common = ("--text", text, "--work", tmp_path / "b")
-    run("distill", "--target", base, "--output", pico, *common, *windows, *TINY, *SHORT)
+    run("distill", "--target", base, "--output", pico, *common, *windows, *TINY)
     measure = ("--text", text, "--heldout-fraction", 0.25, "--prompts", prompts)
     run("card", "--model", pico, "--target", base, *measure)
     run("export", "--model", pico, "--output", onnx, "--precision", "int8")
