@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
@@ -249,9 +250,12 @@ class Pair(RuleBasedStateMachine):
         """The channel drops a block; the client may send it again."""
         block = self.up.pop(data.draw(st.integers(0, len(self.up) - 1)))
         self.is_lossy = True
-        if resend and self.may_draft and block.base <= len(self.edge.committed):
-            if self.edge.committed.hash_at(block.base) == block.prefix_hash:
-                again = self.edge.block(
+        is_known = block.base <= len(self.edge.committed)
+        if not (resend and self.may_draft and is_known):
+            return
+        if self.edge.committed.hash_at(block.base) == block.prefix_hash:
+            self.up.append(
+                self.edge.block(
                     block.base,
                     block.token_ids,
                     block.draft_probs,
@@ -259,7 +263,7 @@ class Pair(RuleBasedStateMachine):
                     block.laws,
                     more_follows=block.more_follows,
                 )
-                self.up.append(again)
+            )
 
     @precondition(lambda self: self.pending is None)
     @rule()
