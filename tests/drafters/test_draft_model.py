@@ -67,9 +67,18 @@ def test_plain_folder_is_exported_once(model_dir: Path, tmp_path: Path, exports:
     assert first.was_exported
     assert not second.was_exported
     assert first.onnx_dir == second.onnx_dir
-    assert exports == [draft_model.DEFAULT_PRECISION]
+    assert exports == ["int8"]
     assert len(told) == 1
     assert "once" in told[0]
+
+
+def test_larger_models_default_to_int4(
+    model_dir: Path, tmp_path: Path, exports: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where weights outgrow the processor's cache, the smaller precision is the default."""
+    monkeypatch.setattr(draft_model, "SMALL_MODEL_BYTES", 1000)
+    assert resolve_draft_model(model_dir, cache_dir=tmp_path).precision == "int4"
+    assert exports == ["int4"]
 
 
 def test_changed_model_is_exported_anew(model_dir: Path, tmp_path: Path, exports: list[str]) -> None:

@@ -21,7 +21,8 @@ def test_rollback_to_every_length_equals_plain_forward(model_dir: Path) -> None:
     runner = TorchRunner(drafter.model, 1024)
     with torch.inference_mode():
         expected = drafter.model(torch.tensor([TEXT])).logits[0].numpy()
-    runner.forward(0, TEXT)
+    for index, token_id in enumerate(TEXT):
+        np.testing.assert_allclose(runner.forward(index, [token_id]), expected[index], atol=1e-4)
     for cut in range(len(TEXT) - 1, 0, -1):
         for end in (cut + 1, len(TEXT)):
             np.testing.assert_allclose(runner.forward(cut, TEXT[cut:end]), expected[end - 1], atol=1e-4)

@@ -13,7 +13,9 @@ from pathlib import Path
 from paceline.common.errors import InvalidRequest
 from paceline.edge.export import DESCRIPTION, RECIPE, Precision, export, source_digest
 
-DEFAULT_PRECISION: Precision = "int8"
+SMALL_MODEL_BYTES = 64 << 20
+"""Up to this size of weights int8 is as fast as int4, because they stay in the processor's cache, and is nearer the
+model; beyond, drafting waits for memory and int4 halves the wait (docs/lab-notebook/drafters.md)."""
 _CONFIG = "genai_config.json"
 
 
@@ -36,6 +38,12 @@ def default_cache_dir() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "paceline"
 
 
+def default_precision(folder: Path) -> Precision:
+    """int8 for a small Hugging Face model, int4 for a larger one."""
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    return "int8" if sum(file.stat().st_size for file in weights) <= SMALL_MODEL_BYTES else "int4"
+
+
 def resolve_draft_model(
     path: str | Path,
     precision: Precision | None = None,
@@ -46,7 +54,7 @@ def resolve_draft_model(
 
     Args:
         path: an exported folder or a Hugging Face folder.
-        precision: the one wanted; None takes what is there, else `DEFAULT_PRECISION`.
+        precision: the one wanted; None takes what is there, else `default_precision`.
         cache_dir: where exports are kept; None means `default_cache_dir()`.
         progress: told in one line before anything slow begins.
     Raises:
@@ -72,7 +80,7 @@ def resolve_draft_model(
             cure="name a Hugging Face folder, or one made by `paceline export`",
         )
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    return _cached(folder, precision or DEFAULT_PRECISION, cache, progress)
+    return _cached(folder, precision or default_precision(folder), cache, progress)
 
 
 def _cached(

@@ -188,6 +188,7 @@ def _sampled_text(model_dir: Path) -> tuple[list[int], Any]:
     torch: Any = import_module("torch")
     transformers: Any = import_module("transformers")
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # one row at a time gains little from more, and loses much on a busy machine
     model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     start = torch.tensor([[model.config.bos_token_id or 0]])
     length = _NUM_COMPARED_TOKENS

@@ -22,7 +22,7 @@ MIN_CAPACITY = 256
 small."""
 MAX_LOGITS_BYTES = 8 << 20
 """Models that write a logits row per prompt token are fed in chunks whose rows fit in this."""
-MAX_CHUNK_TOKENS = 256
+MAX_CHUNK_TOKENS = 128
 """Longest run of tokens fed at once; bounds the activations held at any moment."""
 
 

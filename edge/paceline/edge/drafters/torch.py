@@ -18,7 +18,8 @@ class TorchRunner:
         self._torch = torch
         self._model = model
         self._max_length = max_length
-        self._cache = DynamicCache(config=model.config)
+        # Every layer keeps the whole text, windowed ones too: a window that has moved on cannot be rolled back.
+        self._cache = DynamicCache()
 
     @property
     def vocab_size(self) -> int:
