@@ -47,10 +47,13 @@ class VerifierService:
         return encode_description(self._verifier.describe())
 
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        fatal: ErrorMessage | None = None
         async for message in self._verifier.decode(_parsed(requests)):
             await context.write(encode_response(message))
             if isinstance(message, ErrorMessage) and message.fatal:
-                await context.abort(getattr(grpc.StatusCode, message.status), f"{message.reason}: {message.message}")
+                fatal = message
+        if fatal is not None:
+            await context.abort(getattr(grpc.StatusCode, fatal.status), f"{fatal.reason}: {fatal.message}")
 
 
 async def _parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[ClientMessage | PacelineError]:

@@ -40,6 +40,9 @@ from paceline.common.tokens import Draft
 
 log = logging.getLogger(__name__)
 
+_LINGER_S = 2.0
+"""How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
+fails on its side, and what it had not read yet is lost."""
 _FLOOD_PAUSE_S = 0.005
 
 
@@ -176,6 +179,8 @@ class Verifier:
                 if port.is_clogged and port.num_unread <= self.config.max_unread_replies:
                     self._inbox.put(partial(self._on_read, port))
                 yield message
+            self._inbox.put(partial(self._on_gone, port))
+            await asyncio.wait({reader}, timeout=_LINGER_S)
         finally:
             reader.cancel()
             self._inbox.put(partial(self._on_gone, port))
@@ -185,6 +190,8 @@ class Verifier:
             async for message in requests:
                 port.num_arrived += 1
                 self._inbox.put(partial(self._on_message, port, message, time.perf_counter()))
+                if isinstance(message, Close):
+                    return
                 await self._until_not_flooded(port)
         finally:
             self._inbox.put(partial(self._on_gone, port))
