@@ -2,12 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafters.base import Drafter, DraftSession, Proposal
 from paceline.edge.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A proposal, and what it took."""
+
+    proposal: Proposal
+    draft_s: float
+    """Seconds of drafting; waiting for the thread is not in it."""
+    num_observed: int
+    """Notes of commits the drafter had read before it wrote this."""
 
 
 class Drafting:
@@ -28,37 +40,34 @@ class Drafting:
         self._chooser = request.chooser(vocab_size)
         self._executor = executor
         self._session: DraftSession | None = None
-        self._unseen: list[tuple[int, tuple[int, ...]]] = []
+        self._unseen: deque[tuple[int, tuple[int, ...]]] = deque()
+        self._told = 0
+        self._num_observed = 0
 
-    async def propose(self, plan: Plan, limit: int) -> tuple[Proposal, float]:
-        """The next block, and the seconds it took to write (waiting for the thread excluded)."""
+    async def propose(self, plan: Plan, limit: int) -> Drafted:
+        """The next block, at most `limit` tokens."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._propose, plan, limit)
 
-    def observe(self, position: int, token_ids: tuple[int, ...]) -> None:
-        """Note what was committed; the drafter learns of it before its next block."""
+    def observe(self, position: int, token_ids: tuple[int, ...]) -> int:
+        """Note what was committed; the drafter learns of it before its next block. Returns how many notes there were."""
+        self._told += 1
         self._unseen.append((position, token_ids))
+        return self._told
 
     def close(self) -> None:
         """Free the drafter's buffers, after whatever it is doing."""
         self._executor.submit(self._close)
 
-    def _propose(self, plan: Plan, limit: int) -> tuple[Proposal, float]:
+    def _propose(self, plan: Plan, limit: int) -> Drafted:
         began_s = time.perf_counter()
         if self._session is None:
             self._session = self._drafter.start(self._request.prompt_token_ids, self._chooser)
-        for position, token_ids in self._unseen:
-            self._session.observe(position, token_ids)
-        self._unseen.clear()
+        while self._unseen:
+            self._session.observe(*self._unseen.popleft())
+            self._num_observed += 1
         proposal = self._session.propose(min(plan.limit, limit), plan.keep_going)
-        return proposal, time.perf_counter() - began_s
+        return Drafted(proposal, time.perf_counter() - began_s, self._num_observed)
 
     def _close(self) -> None:
         if self._session is not None:
             self._session.close()
-
-
-def warm_up(drafter: Drafter, prompt_token_ids: Sequence[int], request: GenerationRequest, vocab_size: int) -> None:
-    """Draft a few tokens once, so that the first measured generation does not pay for lazy initialisation."""
-    session = drafter.start(prompt_token_ids, request.chooser(vocab_size))
-    session.propose(2)
-    session.close()

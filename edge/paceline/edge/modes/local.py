@@ -20,7 +20,7 @@ async def local(run: Run) -> AsyncIterator[TokensEvent]:
     run.report.finish_reason = FinishReason.LENGTH
     try:
         while remaining > 0:
-            proposal, _ = await drafting.propose(Plan(_BLOCK), remaining)
+            proposal = (await drafting.propose(Plan(_BLOCK), remaining)).proposal
             token_ids = _until_stop(proposal.token_ids, stop_token_ids)
             if not token_ids:
                 return

@@ -8,6 +8,7 @@ from paceline.common.messages import Close, FillPolicy
 from paceline.common.session import Commit, EdgeSession
 from paceline.edge.draft_length import draft_length
 from paceline.edge.drafters.base import Proposal
+from paceline.edge.drafting import Drafted
 from paceline.edge.modes.base import Run, event, next_commit
 from paceline.edge.request import Round, TokensEvent
 
@@ -25,13 +26,13 @@ async def sync(run: Run) -> AsyncIterator[TokensEvent]:
             while not session.is_complete:
                 # One token less than may follow: the verifier adds its own.
                 limit = min(session.remaining - 1, verifier.max_draft_tokens)
-                proposal, draft_s = await drafting.propose(length.plan(), limit)
-                commit, round_s = await _exchange(session, stream, proposal)
+                drafted = await drafting.propose(length.plan(), limit)
+                commit, round_s = await _exchange(session, stream, drafted.proposal)
                 if commit is None:
                     break
                 drafting.observe(commit.position, commit.token_ids)
-                outcome = _outcome(proposal, commit, draft_s, round_s)
-                length.observe(outcome, proposal.probs)
+                outcome = _outcome(drafted, commit, round_s)
+                length.observe(outcome, drafted.proposal.probs)
                 run.report.rounds.append(outcome)
                 yield event(commit)
             await next_commit(session, stream)
@@ -50,6 +51,13 @@ async def _exchange(session: EdgeSession, stream: Stream, proposal: Proposal) ->
     return commit, time.perf_counter() - began_s
 
 
-def _outcome(proposal: Proposal, commit: Commit, draft_s: float, round_s: float) -> Round:
+def _outcome(drafted: Drafted, commit: Commit, round_s: float) -> Round:
     verdict = commit.verdict
-    return Round(len(proposal), verdict.num_accepted, draft_s, round_s, verdict.verify_s, verdict.queue_s)
+    return Round(
+        num_drafted=len(drafted.proposal),
+        num_accepted=verdict.num_accepted,
+        draft_s=drafted.draft_s,
+        round_s=round_s,
+        verify_s=verdict.verify_s,
+        queue_s=verdict.queue_s,
+    )
