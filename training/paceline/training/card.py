@@ -19,7 +19,7 @@ from paceline.training.evaluation import (
 from paceline.training.storage import RunFacts, load_facts, load_model
 from paceline.training.tokenizer import load_tokenizer
 
-SAMPLE_PROMPT = "    def close(self):\n"
+SAMPLE_PROMPT = "    def __init__(self, name, value=None):"
 """What the sample of a model's own text begins with."""
 
 LIMITS = """\

@@ -21,7 +21,8 @@ class Prompt:
     """A piece of a held-out file."""
 
     prompt: str
-    """Text; ends with a line break."""
+    """Text; ends with a whole line, but without its line break. The tokenizer joins a line break to the
+    indentation that follows, so a text that ends in a bare one would claim that no indentation follows."""
     source: str
     """The file, below the corpus folder."""
 
@@ -66,7 +67,8 @@ def _cut(module: Module, tokenizer: Tokenizer, plan: PromptPlan, rng: np.random.
     """A prompt of random length that ends at a random, preferably interesting line, or ``None``."""
     lines = module.text.splitlines(keepends=True)
     liked = [number for number, line in enumerate(lines) if line.strip().startswith(OPENINGS)]
-    ends = liked if liked and rng.random() < 0.75 else list(range(len(lines)))
+    written = [number for number, line in enumerate(lines) if line.strip()]
+    ends = liked if liked and rng.random() < 0.75 else written
     end = int(rng.choice(ends)) + 1
     # Uniform in the logarithm: as many short prompts as long ones.
     wanted = int(math.exp(rng.uniform(math.log(plan.min_tokens), math.log(plan.max_tokens))))
@@ -76,8 +78,8 @@ def _cut(module: Module, tokenizer: Tokenizer, plan: PromptPlan, rng: np.random.
         if total > wanted:
             break
         start -= 1
-    text = "".join(lines[start:end])
-    if not plan.min_tokens <= len(tokenizer.encode(text).ids) <= plan.max_tokens or not text.endswith("\n"):
+    text = "".join(lines[start:end]).rstrip()
+    if not plan.min_tokens <= len(tokenizer.encode(text).ids) <= plan.max_tokens:
         return None
     return Prompt(text, module.name)
 
@@ -100,7 +102,7 @@ def _long_pieces(modules: Sequence[Module], tokenizer: Tokenizer, max_tokens: in
         for line in module.text.splitlines(keepends=True):
             size = len(tokenizer.encode(line).ids)
             if total + size > max_tokens and lines:
-                yield Prompt("".join(lines), ", ".join(names))
+                yield Prompt("".join(lines).rstrip(), ", ".join(names))
                 lines, names, total = [], [], 0
             if module.name not in names:
                 names.append(module.name)

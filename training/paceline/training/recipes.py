@@ -35,7 +35,7 @@ class Recipe:
     roles: dict[str, str]
     """First sentence of each model's card."""
     plain: dict[str, RunSettings]
-    """Plain training of every model."""
+    """Plain training: of the target, and of draft models that do not start from nothing."""
     distilled: dict[str, RunSettings]
     """Distillation of every model but the target."""
     short: tuple[Portion, ...]
@@ -87,15 +87,14 @@ SHIPPED = Recipe(
     },
     plain={
         "base": RunSettings(steps=960, decay_fraction=1 / 6, long_fraction=0.05, compile=True, threads=1),
-        "mid": RunSettings(steps=560, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
         "pico": RunSettings(steps=1000, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
     },
     distilled={
         "mid": RunSettings(
-            steps=600, warmup_steps=20, decay_fraction=0.5, long_fraction=0.05, compile=True, threads=1
+            steps=800, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
         ),
         "pico": RunSettings(
-            steps=2400, warmup_steps=20, decay_fraction=0.5, long_fraction=0.05, compile=True, threads=1
+            steps=3600, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
         ),
     },
     short=(
@@ -103,6 +102,9 @@ SHIPPED = Recipe(
         Portion(windows=1024, length=256, temperature=0.7),
         Portion(windows=512, length=256, temperature=1.0),
         Portion(windows=1536, length=256, temperature=None),
+        # Begun after longer snippets: another piece of text than the first two.
+        Portion(windows=1024, length=256, temperature=0.0, prompt_tokens=(24, 72, 136)),
+        Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(24, 72, 136)),
     ),
     long=(Portion(windows=96, length=2048, temperature=None, batch=8),),
     heldout=Portion(windows=64, length=256, temperature=0.0),
@@ -177,7 +179,8 @@ def distill_config(recipe: Recipe, workshop: Workshop, model: str) -> DistillCon
         short=recipe.short,
         long=recipe.long,
         heldout=recipe.heldout,
-        start=workshop.plain(model),
+        start=workshop.plain(model) if model in recipe.plain else None,
+        shape=recipe.shapes[model],
         weights=recipe.weights,
         corpus=workshop.corpus,
     )
