@@ -244,12 +244,12 @@ class Verifier:
         if port.has_ended:
             return
         try:
-            if isinstance(message, PacelineError) and not (isinstance(message, BadDraft) and port.session is None):
-                if isinstance(message, BadDraft) and port.session is not None:
-                    port.session.on_unreadable_draft()
-                raise message
             if port.session is None:
                 self._open(port, message)
+            elif isinstance(message, PacelineError):
+                if isinstance(message, BadDraft):
+                    port.session.on_unreadable_draft()
+                raise message
             else:
                 self._on_session_message(port, port.session, message, arrived_s)
         except PacelineError as error:
@@ -275,6 +275,8 @@ class Verifier:
                 raise InvalidRequest("this stream is open already", field="open", cure="send it once per stream")
 
     def _open(self, port: _Port, message: ClientMessage | PacelineError) -> None:
+        if isinstance(message, PacelineError) and not isinstance(message, BadDraft):
+            raise message
         if not isinstance(message, Open):
             raise InvalidRequest("the first message must be open", field="payload", cure="send open, then drafts")
         if self._draining:

@@ -34,33 +34,34 @@ from paceline.v1 import verifier_pb2 as pb
 _PROB_SCALE = 1000
 _MICRO = 1_000_000
 
-_RULES: Mapping[Rule, int] = {
+# Generated enum values are numbers at run time and classes of their own to type checkers, hence Any.
+_RULES: Mapping[Rule, Any] = {
     Rule.GREEDY: pb.RULE_GREEDY,
     Rule.COUPLED: pb.RULE_COUPLED,
     Rule.ONE_HOT: pb.RULE_ONE_HOT,
     Rule.REJECTION: pb.RULE_REJECTION,
 }
-_FILLS: Mapping[FillPolicy, int] = {
+_FILLS: Mapping[FillPolicy, Any] = {
     FillPolicy.OFF: pb.FILL_POLICY_OFF,
     FillPolicy.UNLIMITED: pb.FILL_POLICY_UNLIMITED,
 }
-_FEATURES: Mapping[Feature, int] = {
+_FEATURES: Mapping[Feature, Any] = {
     Feature.SPARSE_LAW: pb.FEATURE_SPARSE_LAW,
     Feature.TREE: pb.FEATURE_TREE,
     Feature.RESUME: pb.FEATURE_RESUME,
 }
-_HOWS: Mapping[How, int] = {
+_HOWS: Mapping[How, Any] = {
     How.ONE_HOT: pb.HOW_ONE_HOT,
     How.SHARED_NOISE: pb.HOW_SHARED_NOISE,
     How.SAMPLED: pb.HOW_SAMPLED,
 }
-_NEXT_KINDS: Mapping[Origin | None, int] = {
+_NEXT_KINDS: Mapping[Origin | None, Any] = {
     None: pb.NEXT_KIND_UNSPECIFIED,
     Origin.RECOVERED: pb.NEXT_KIND_RECOVERED,
     Origin.BONUS: pb.NEXT_KIND_BONUS,
     Origin.FILLED: pb.NEXT_KIND_FILLED,
 }
-_REASONS: Mapping[FinishReason, int] = {
+_REASONS: Mapping[FinishReason, Any] = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
@@ -83,8 +84,13 @@ def _reverse(table: Mapping[Any, int]) -> Mapping[int, Any]:
     return {number: value for value, number in table.items()}
 
 
-_RULE_OF, _FILL_OF, _FEATURE_OF, _HOW_OF = map(_reverse, (_RULES, _FILLS, _FEATURES, _HOWS))
-_NEXT_KIND_OF, _REASON_OF, _STATUS_OF = map(_reverse, (_NEXT_KINDS, _REASONS, _CODES))
+_RULE_OF = _reverse(_RULES)
+_FILL_OF = _reverse(_FILLS)
+_FEATURE_OF = _reverse(_FEATURES)
+_HOW_OF = _reverse(_HOWS)
+_NEXT_KIND_OF = _reverse(_NEXT_KINDS)
+_REASON_OF = _reverse(_REASONS)
+_STATUS_OF = _reverse(_CODES)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -130,7 +136,9 @@ def parse_request(data: bytes) -> ClientMessage | PacelineError:
     except PacelineError as error:
         return error
     except DecodeError:
-        return InvalidRequest("the bytes are not a DecodeRequest", field="message", cure="use the published protocol")
+        return InvalidRequest(
+            "the bytes are not a DecodeRequest", field="message", cure="use the published protocol"
+        )
 
 
 def _encode_open(message: Open) -> pb.Open:
@@ -185,7 +193,9 @@ def _decode_sampling(message: pb.Sampling) -> SamplingParams:
     ids, biases = message.logit_bias_token_ids, message.logit_biases
     if len(ids) != len(biases):
         raise InvalidRequest(
-            f"{len(ids)} token ids but {len(biases)} biases", field="sampling.logit_bias", cure="send one per id"
+            f"{len(ids)} token ids but {len(biases)} biases",
+            field="sampling.logit_bias",
+            cure="send one per id",
         )
     return SamplingParams(
         temperature=message.temperature,
@@ -225,7 +235,9 @@ def _encode_draft(draft: Draft) -> pb.Draft:
 def _decode_draft(message: pb.Draft) -> Draft:
     token_ids = tuple(message.token_ids)
     if message.how not in _HOW_OF:
-        raise BadDraft(f"unknown value {message.how}", field="how", cure="one of one-hot, shared-noise, sampled")
+        raise BadDraft(
+            f"unknown value {message.how}", field="how", cure="one of one-hot, shared-noise, sampled"
+        )
     for field in ("draft_probs_milli", "law_sizes", "parents_plus_one"):
         found = len(getattr(message, field))
         if found not in (0, len(token_ids)):
@@ -247,7 +259,11 @@ def _decode_draft(message: pb.Draft) -> Draft:
 def _decode_laws(message: pb.Draft) -> tuple[QuantisedLaw, ...]:
     if not message.law_sizes:
         return ()
-    token_ids, weights, bounds = message.law_token_ids, message.law_weights, [0, *accumulate(message.law_sizes)]
+    token_ids, weights, bounds = (
+        message.law_token_ids,
+        message.law_weights,
+        [0, *accumulate(message.law_sizes)],
+    )
     if not len(token_ids) == len(weights) == bounds[-1]:
         raise BadDraft(
             f"{len(token_ids)} ids and {len(weights)} weights for laws of {bounds[-1]} entries in all",
@@ -272,7 +288,9 @@ def encode_response(message: ServerMessage) -> pb.DecodeResponse:
             return pb.DecodeResponse(opened=_encode_opened(message))
         case Finished():
             return pb.DecodeResponse(
-                finished=pb.Finished(reason=_REASONS[message.reason], committed_length=message.committed_length)
+                finished=pb.Finished(
+                    reason=_REASONS[message.reason], committed_length=message.committed_length
+                )
             )
         case Draining():
             return pb.DecodeResponse(draining=pb.Draining(grace_ms=round(message.grace_s * 1000)))
@@ -300,7 +318,9 @@ def decode_response(response: pb.DecodeResponse) -> ServerMessage:
             case "error":
                 return _decode_error(response.error)
     except KeyError as unknown:
-        raise BadReply(f"the verifier sent an unknown value {unknown} in {kind}", cure="update paceline") from None
+        raise BadReply(
+            f"the verifier sent an unknown value {unknown} in {kind}", cure="update paceline"
+        ) from None
     raise BadReply("the verifier sent an empty message", cure="update paceline")
 
 

@@ -5,6 +5,7 @@ sent, so every rule stays exact (methods E11).
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from paceline.common.cost import CostLine
@@ -106,9 +107,7 @@ class Calibration:
     def __init__(self) -> None:
         bounds = (0.0, *self._EDGES, 1.0)
         self._judged = [self._PRIOR_WEIGHT] * (len(bounds) - 1)
-        self._stood = [
-            self._PRIOR_WEIGHT * (low + high) / 2 for low, high in zip(bounds, bounds[1:], strict=False)
-        ]
+        self._stood = [self._PRIOR_WEIGHT * (low + high) / 2 for low, high in pairwise(bounds)]
         self.mean = 0.7
         """Running share of judged tokens that stood."""
 

@@ -31,16 +31,27 @@ class Row:
 class TargetEngine(Protocol):
     """One model and the cached tokens of every session. Not thread-safe: one thread owns it."""
 
-    vocab_size: int
-    """Width of a row of logits."""
-    max_context: int
-    """Longest session, in tokens."""
-    capacity_tokens: int
-    """Cached tokens, over all sessions, that fit."""
-    page_size: int
-    """Tokens a session's cache grows by; capacity is counted in whole pages."""
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        ...
 
-    def step(self, rows: Sequence[Row]) -> "list[LogitRows]":
+    @property
+    def max_context(self) -> int:
+        """Longest session, in tokens."""
+        ...
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Cached tokens, over all sessions, that fit."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Tokens a session's cache grows by; capacity is counted in whole pages."""
+        ...
+
+    def step(self, rows: Sequence[Row]) -> "Sequence[LogitRows]":
         """One forward over all rows, of any lengths; element i holds `rows[i].num_logits` rows of logits.
 
         The result is valid until the next call. On any error nothing is cached that was not before, except

@@ -19,7 +19,10 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # the core would replay draft blocks on its own
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # without it a frozen peer is noticed after 60 s, whatever keepalive says
+    (
+        "grpc.http2.ping_timeout_ms",
+        5_000,
+    ),  # without it a frozen peer is noticed after 60 s, whatever keepalive says
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),  # back-pressure is the protocol's credit window; this caps silent buffering
     ("grpc.http2.lookahead_bytes", 65_536),
@@ -52,7 +55,7 @@ class GrpcHop:
         """Made on first use: a channel belongs to the event loop it is made on."""
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.address, options=CLIENT_OPTIONS)
-        return VerifierServiceStub(self._channel)
+        return VerifierServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
     async def describe(self) -> Description:
         """What the verifier serves; waits up to `connect_timeout_s` for it to come up."""
@@ -125,7 +128,9 @@ class _GrpcStream:
     async def _raise_for_status(self) -> None:
         code = await self._call.code()
         if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await self._call.details())
+            raise grpc.aio.AioRpcError(
+                code, grpc.aio.Metadata(), grpc.aio.Metadata(), await self._call.details()
+            )
 
 
 def _require_readable(reply: Any) -> None:
