@@ -64,7 +64,9 @@ async def _run_all(
             try:
                 report = await client.complete(item.request, job.mode)
             except PacelineError as error:
-                error.field = f"line {item.index + 1}: {error.field}" if error.field else f"line {item.index + 1}"
+                error.field = (
+                    f"line {item.index + 1}: {error.field}" if error.field else f"line {item.index + 1}"
+                )
                 raise
         advance()
         result = {"index": item.index, **show.result(report, tokenizer.decode(report.token_ids))}
@@ -89,7 +91,9 @@ def _writer(output: Path | None) -> Iterator[TextIO]:
     try:
         file = output.open("w", encoding="utf-8")
     except OSError as error:
-        raise InvalidRequest(f"{output}: {error.strerror}", field="output", cure="name a writable file") from None
+        raise InvalidRequest(
+            f"{output}: {error.strerror}", field="output", cure="name a writable file"
+        ) from None
     with file:
         yield file
 

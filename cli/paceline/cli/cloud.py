@@ -38,10 +38,13 @@ def serve(
     ] = 64,
     kv_cache_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens the cache holds; default: what fits.", envvar="PACELINE_KV_CACHE_TOKENS"),
+        typer.Option(
+            min=1, help="Tokens the cache holds; default: what fits.", envvar="PACELINE_KV_CACHE_TOKENS"
+        ),
     ] = None,
     prefill_chunk_tokens: Annotated[
-        int, typer.Option(min=1, help="Prompt tokens per engine step.", envvar="PACELINE_PREFILL_CHUNK_TOKENS")
+        int,
+        typer.Option(min=1, help="Prompt tokens per engine step.", envvar="PACELINE_PREFILL_CHUNK_TOKENS"),
     ] = 256,
     rule: Annotated[
         list[Rule] | None,

@@ -39,7 +39,9 @@ class Comparison:
     def speedup(self) -> float:
         """Median over pairs of tokens/s with drafts over tokens/s of the target alone."""
         pairs = zip(self.paceline, self.alone, strict=True)
-        return statistics.median(with_drafts.tokens_per_s / alone.tokens_per_s for with_drafts, alone in pairs)
+        return statistics.median(
+            with_drafts.tokens_per_s / alone.tokens_per_s for with_drafts, alone in pairs
+        )
 
     @property
     def same_text(self) -> bool:
@@ -53,7 +55,9 @@ def demo(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to generate.", envvar="PACELINE_MAX_NEW_TOKENS")
     ] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.", envvar="PACELINE_TEMPERATURE")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 is greedy.", envvar="PACELINE_TEMPERATURE")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.", envvar="PACELINE_SEED")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -64,9 +68,10 @@ def demo(
     request = GenerationRequest(
         model.tokenizer.encode(prompt), max_new_tokens, SamplingParams(temperature=temperature), seed=seed
     )
-    with notes.status("starting a verifier process with models/base") as status, verifier_process(
-        models / "base"
-    ) as verifier:
+    with (
+        notes.status("starting a verifier process with models/base") as status,
+        verifier_process(models / "base") as verifier,
+    ):
         status.stop()
         edge = client(verifier.address, model)
         outcome = asyncio.run(_compare(edge, model, request, prompt, as_json))
@@ -114,11 +119,15 @@ def _median_report(reports: list[Report]) -> Report:
 
 def _print_table(outcome: Comparison) -> None:
     mine, alone = _median_report(outcome.paceline), _median_report(outcome.alone)
-    table = Table(title=f"median of {_REPETITIONS} runs each, in turn", title_justify="left", title_style="dim")
+    table = Table(
+        title=f"median of {_REPETITIONS} runs each, in turn", title_justify="left", title_style="dim"
+    )
     for name in ("", "tokens/s", "first token", "target passes per token"):
         table.add_column(name, justify="left" if not name else "right")
     passes = len(mine.rounds) / len(mine.token_ids)
-    table.add_row("target alone (streamed)", f"{alone.tokens_per_s:.0f}", f"{1000 * alone.ttft_s:.0f} ms", "1.00")
+    table.add_row(
+        "target alone (streamed)", f"{alone.tokens_per_s:.0f}", f"{1000 * alone.ttft_s:.0f} ms", "1.00"
+    )
     table.add_row("with drafts", f"{mine.tokens_per_s:.0f}", f"{1000 * mine.ttft_s:.0f} ms", f"{passes:.2f}")
     console = Console(highlight=False)
     console.print(table)

@@ -20,10 +20,14 @@ def read_prompt(source: str | None, prompt: str | None, prompt_file: Path | None
         InvalidRequest: none or several were given, or the file cannot be read.
     """
     if source not in (None, "-"):
-        raise InvalidRequest(f"unexpected argument {source!r}", field="prompt", cure="use --prompt TEXT, or - for stdin")
+        raise InvalidRequest(
+            f"unexpected argument {source!r}", field="prompt", cure="use --prompt TEXT, or - for stdin"
+        )
     if sum(given is not None for given in (source, prompt, prompt_file)) != 1:
         raise InvalidRequest(
-            "give exactly one", field="prompt", cure="--prompt TEXT, --prompt-file FILE, or - for standard input"
+            "give exactly one",
+            field="prompt",
+            cure="--prompt TEXT, --prompt-file FILE, or - for standard input",
         )
     text = prompt if prompt is not None else sys.stdin.read() if source == "-" else read_text(prompt_file)
     if not text:
@@ -41,7 +45,9 @@ def read_text(file: Path | None) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidRequest(f"{file}: {error.strerror}", field="prompt_file", cure="check the path") from None
+        raise InvalidRequest(
+            f"{file}: {error.strerror}", field="prompt_file", cure="check the path"
+        ) from None
     except UnicodeDecodeError:
         raise InvalidRequest(f"{file} is not UTF-8 text", field="prompt_file") from None
 
@@ -78,18 +84,24 @@ def _request(line: str, template: GenerationRequest, tokenizer: Tokenizer, where
         raise InvalidRequest(f"not JSON: {error}", field=where) from None
     if not isinstance(fields, dict) or not fields.keys() <= _KEYS:
         unknown = sorted(set(fields) - _KEYS) if isinstance(fields, dict) else [type(fields).__name__]
-        raise InvalidRequest(f"unknown {', '.join(unknown)}", field=where, cure=f"keys: {', '.join(sorted(_KEYS))}")
+        raise InvalidRequest(
+            f"unknown {', '.join(unknown)}", field=where, cure=f"keys: {', '.join(sorted(_KEYS))}"
+        )
     if ("prompt" in fields) == ("prompt_token_ids" in fields):
         raise InvalidRequest("give prompt or prompt_token_ids", field=where, cure="exactly one of them")
     sampling = template.sampling
     if "temperature" in fields:
-        sampling = replace(sampling, temperature=float(_number(fields["temperature"], f"{where}: temperature")))
+        sampling = replace(
+            sampling, temperature=float(_number(fields["temperature"], f"{where}: temperature"))
+        )
     return replace(
         template,
         prompt_token_ids=_prompt(fields, tokenizer, where),
         sampling=sampling,
         seed=int(_number(fields.get("seed", template.seed), f"{where}: seed")),
-        max_new_tokens=int(_number(fields.get("max_new_tokens", template.max_new_tokens), f"{where}: max_new_tokens")),
+        max_new_tokens=int(
+            _number(fields.get("max_new_tokens", template.max_new_tokens), f"{where}: max_new_tokens")
+        ),
     )
 
 
@@ -105,6 +117,8 @@ def _prompt(fields: dict[str, Any], tokenizer: Tokenizer, where: str) -> tuple[i
             raise InvalidRequest(f"{fields['prompt']!r} is not text", field=f"{where}: prompt")
         return tokenizer.encode(fields["prompt"])
     token_ids = fields["prompt_token_ids"]
-    if not isinstance(token_ids, list) or not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
+    if not isinstance(token_ids, list) or not all(
+        type(token_id) is int and token_id >= 0 for token_id in token_ids
+    ):
         raise InvalidRequest("not a list of token ids", field=f"{where}: prompt_token_ids")
     return tuple(token_ids)

@@ -93,7 +93,9 @@ def summary(report: Report) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("speed", f"{report.tokens_per_s:.1f} tokens/s ({len(report.token_ids)} in {report.total_s:.2f} s)")
+    table.add_row(
+        "speed", f"{report.tokens_per_s:.1f} tokens/s ({len(report.token_ids)} in {report.total_s:.2f} s)"
+    )
     table.add_row("first token", f"{1000 * report.ttft_s:.0f} ms")
     if report.rounds:
         table.add_row(

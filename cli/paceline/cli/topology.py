@@ -127,7 +127,9 @@ def _models(hop: HopSection) -> str:
     if hop.drafter is not None:
         length = hop.drafter.num_speculative_tokens
         what = f"{hop.drafter.kind} {hop.drafter.model or ''}".strip()
-        return f"drafts with {what}\n{'adaptive blocks' if length == 'auto' else f'blocks of {length} tokens'}"
+        return (
+            f"drafts with {what}\n{'adaptive blocks' if length == 'auto' else f'blocks of {length} tokens'}"
+        )
     if hop.target is not None:
         return f"verifies with {hop.target.kind} {hop.target.model or ''}".strip()
     return ""

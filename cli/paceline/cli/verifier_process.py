@@ -50,7 +50,9 @@ def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator
 
 def _environment() -> dict[str, str]:
     """The same environment, without settings meant for a verifier of the user's own."""
-    return {name: value for name, value in os.environ.items() if name not in ("PACELINE_LISTEN", "PACELINE_MODEL")}
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PACELINE_LISTEN", "PACELINE_MODEL")
+    }
 
 
 def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:

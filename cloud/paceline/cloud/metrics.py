@@ -63,4 +63,6 @@ class VerifierMetrics:
         return Counter(f"paceline_{name}", text, ["hop"], registry=self.registry).labels(self._hop)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"paceline_{name}", text, ["hop"], buckets=buckets, registry=self.registry).labels(self._hop)
+        return Histogram(f"paceline_{name}", text, ["hop"], buckets=buckets, registry=self.registry).labels(
+            self._hop
+        )

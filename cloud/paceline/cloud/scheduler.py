@@ -65,6 +65,8 @@ class Scheduler:
             if work is not None:
                 planned.append(Planned(key, work))
                 room -= len(work.token_ids)
-                prefill_room -= min(num_uncached, prefill_room)  # a longer prompt got a chunk of what was left
+                prefill_room -= min(
+                    num_uncached, prefill_room
+                )  # a longer prompt got a chunk of what was left
         self._queue.extendleft(reversed(passed))
         return planned

@@ -165,7 +165,9 @@ class Verifier:
             active_sessions=self.num_sessions,
         )
 
-    async def decode(self, requests: AsyncIterator[ClientMessage | PacelineError]) -> AsyncIterator[ServerMessage]:
+    async def decode(
+        self, requests: AsyncIterator[ClientMessage | PacelineError]
+    ) -> AsyncIterator[ServerMessage]:
         """Serve one stream; see `paceline.common.hops.base.Verifying`."""
         if self._stopping:
             yield ErrorMessage.of(_going_away())
@@ -272,13 +274,17 @@ class Verifier:
             case Close():
                 self._on_gone(port)
             case Open():
-                raise InvalidRequest("this stream is open already", field="open", cure="send it once per stream")
+                raise InvalidRequest(
+                    "this stream is open already", field="open", cure="send it once per stream"
+                )
 
     def _open(self, port: _Port, message: ClientMessage | PacelineError) -> None:
         if isinstance(message, PacelineError) and not isinstance(message, BadDraft):
             raise message
         if not isinstance(message, Open):
-            raise InvalidRequest("the first message must be open", field="payload", cure="send open, then drafts")
+            raise InvalidRequest(
+                "the first message must be open", field="payload", cure="send open, then drafts"
+            )
         if self._draining:
             raise _going_away()
         session = VerifierSession(message, self.limits)
@@ -293,7 +299,10 @@ class Verifier:
         """A session gets its whole cache up front: once admitted it can always finish."""
         if len(self._sessions) >= self.config.max_sessions:
             raise Busy(
-                f"all {self.config.max_sessions} sessions are taken", field="sessions", cure="retry", retry_after_s=1.0
+                f"all {self.config.max_sessions} sessions are taken",
+                field="sessions",
+                cure="retry",
+                retry_after_s=1.0,
             )
         reserved = sum(other.reserved_tokens for other in self._ports.values())
         pages = -(-(session.end + self.limits.max_draft_tokens) // self._engine.page_size)
@@ -325,7 +334,10 @@ class Verifier:
         if not planned:
             return
         began_s = time.perf_counter()
-        rows = [Row(part.key, part.work.past_length, part.work.token_ids, part.work.num_logits) for part in planned]
+        rows = [
+            Row(part.key, part.work.past_length, part.work.token_ids, part.work.num_logits)
+            for part in planned
+        ]
         try:
             logits = self._engine.step(rows)
         except Exception:

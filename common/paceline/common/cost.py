@@ -34,7 +34,9 @@ class CostLine:
         return self.fixed_s + self.per_token_s * num_tokens
 
     def _fit(self) -> None:
-        spread = self._weight * self._size_size - self._size * self._size + _RIDGE * self._weight * self._weight
+        spread = (
+            self._weight * self._size_size - self._size * self._size + _RIDGE * self._weight * self._weight
+        )
         slope = (self._weight * self._size_time - self._size * self._time) / spread
         self.per_token_s = min(max(slope, 0.0), self._time / max(self._size, 1.0))
         self.fixed_s = max((self._time - self.per_token_s * self._size) / self._weight, 0.0)

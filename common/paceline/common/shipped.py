@@ -19,5 +19,7 @@ def models_dir() -> Path:
         if candidate is not None and (candidate / "base").is_dir():
             return candidate
     raise InvalidRequest(
-        "the shipped models are not here", field="models", cure="run from a clone, or set PACELINE_MODELS to its models/"
+        "the shipped models are not here",
+        field="models",
+        cure="run from a clone, or set PACELINE_MODELS to its models/",
     )

@@ -35,7 +35,9 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
-            raise InvalidRequest(f"there is no {file}", field="tokenizer", cure="name a model folder with one")
+            raise InvalidRequest(
+                f"there is no {file}", field="tokenizer", cure="name a model folder with one"
+            )
         try:
             self._tokenizer = _Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception

@@ -93,9 +93,7 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         """Whether the law of a row depends on which tokens came before, beyond the model's own view of them."""
-        return (
-            self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-        )
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     @property
     def keeps_argmax_of_raw_logits(self) -> bool:

@@ -52,7 +52,9 @@ def assemble(
         MissingDependency: the drafter's runtime is not installed.
     """
     if draft_model is None and (tokenizer is None or (drafts and kind in _NEEDS_MODEL)):
-        raise InvalidRequest("none is given", field="draft_model", cure="--draft-model DIR, for example models/pico")
+        raise InvalidRequest(
+            "none is given", field="draft_model", cure="--draft-model DIR, for example models/pico"
+        )
     folder = Path(draft_model) if draft_model is not None else None
     if folder is not None and not folder.is_dir():
         raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
@@ -98,7 +100,9 @@ def _eos_of(file: Path) -> tuple[int, ...]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ()
-    value = config.get("eos_token_id", config.get("model", {}).get("eos_token_id") if "model" in config else None)
+    value = config.get(
+        "eos_token_id", config.get("model", {}).get("eos_token_id") if "model" in config else None
+    )
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (int(value),)

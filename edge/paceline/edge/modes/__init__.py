@@ -1,8 +1,8 @@
 """Ways of generating a text. Each is one async generator over the same seam; `MODES` is the only table.
 
-    sync    draft a block, send it, wait for the verdict
-    cloud   the verifier streams alone, nothing is drafted
-    local   the drafter writes alone; nothing is verified
+sync    draft a block, send it, wait for the verdict
+cloud   the verifier streams alone, nothing is drafted
+local   the drafter writes alone; nothing is verified
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from paceline.edge.modes.base import Mode, Run
 from paceline.edge.modes.cloud import cloud
 from paceline.edge.modes.local import local
 from paceline.edge.modes.sync import sync
-
 
 MODES: Mapping[str, Mode] = {"sync": sync, "cloud": cloud, "local": local}
 

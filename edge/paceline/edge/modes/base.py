@@ -31,13 +31,17 @@ class Run:
     def drafting(self, vocab_size: int) -> Drafting:
         """The drafter at work on this request."""
         if self.drafter is None:
-            raise InvalidRequest(f"mode {self.report.mode} needs a drafter", field="draft_model", cure="name one")
+            raise InvalidRequest(
+                f"mode {self.report.mode} needs a drafter", field="draft_model", cure="name one"
+            )
         return Drafting(self.drafter, self.request, vocab_size, self.executor)
 
     def require_hop(self) -> tuple[Hop, Description]:
         """The verifier and what it serves."""
         if self.hop is None or self.verifier is None:
-            raise InvalidRequest(f"mode {self.report.mode} needs a verifier", field="verifier", cure="name one")
+            raise InvalidRequest(
+                f"mode {self.report.mode} needs a verifier", field="verifier", cure="name one"
+            )
         return self.hop, self.verifier
 
     def session(self, fill: FillPolicy) -> EdgeSession:
@@ -84,5 +88,3 @@ async def next_commit(session: EdgeSession, stream: Stream) -> Commit | None:
 def event(commit: Commit) -> TokensEvent:
     """What a commit tells the caller."""
     return TokensEvent(commit.position, commit.token_ids, commit.origins)
-
-
