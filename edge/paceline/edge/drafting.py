@@ -49,7 +49,7 @@ class Drafting:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._propose, plan, limit)
 
     def observe(self, position: int, token_ids: tuple[int, ...]) -> int:
-        """Note what was committed; the drafter learns of it before its next block. Returns how many notes there were."""
+        """Note what was committed, for the drafter to learn before its next block; returns the number of notes."""
         self._told += 1
         self._unseen.append((position, token_ids))
         return self._told
