@@ -129,25 +129,55 @@ OVERFULL_LAW = QuantisedLaw((5, 6), (1000, 1000))
 @pytest.mark.parametrize(
     ("messages", "status", "field"),
     [
-        pytest.param([opening(tokenizer_fingerprint=b"another vocab...")], Status.FAILED_PRECONDITION, "tokenizer", id="wrong tokenizer"),
-        pytest.param([opening(protocol_version=9)], Status.UNIMPLEMENTED, "protocol_version", id="wrong version"),
-        pytest.param([opening(prompt_token_ids=(64,))], Status.INVALID_ARGUMENT, "prompt_token_ids[0]", id="token out of range"),
+        pytest.param(
+            [opening(tokenizer_fingerprint=b"another vocab...")],
+            Status.FAILED_PRECONDITION,
+            "tokenizer",
+            id="wrong tokenizer",
+        ),
+        pytest.param(
+            [opening(protocol_version=9)], Status.UNIMPLEMENTED, "protocol_version", id="wrong version"
+        ),
+        pytest.param(
+            [opening(prompt_token_ids=(64,))],
+            Status.INVALID_ARGUMENT,
+            "prompt_token_ids[0]",
+            id="token out of range",
+        ),
         pytest.param([opening(prompt_token_ids=())], Status.INVALID_ARGUMENT, "prompt", id="empty prompt"),
-        pytest.param([opening(prompt_token_ids=(1,) * 2000)], Status.OUT_OF_RANGE, "max_new_tokens", id="long prompt"),
-        pytest.param([opening(max_new_tokens=0)], Status.INVALID_ARGUMENT, "max_new_tokens", id="no new tokens"),
-        pytest.param([opening(max_new_tokens=(1 << 32) - 1)], Status.OUT_OF_RANGE, "max_new_tokens", id="absurd length"),
-        pytest.param([opening(sampling=SamplingParams(float("nan")), rule=Rule.COUPLED)], Status.INVALID_ARGUMENT, "temperature", id="temperature is NaN"),
-        pytest.param([opening(rule=Rule.GREEDY, sampling=WARM)], Status.INVALID_ARGUMENT, "rule", id="rule does not fit"),
+        pytest.param(
+            [opening(prompt_token_ids=(1,) * 2000)], Status.OUT_OF_RANGE, "max_new_tokens", id="long prompt"
+        ),
+        pytest.param(
+            [opening(max_new_tokens=0)], Status.INVALID_ARGUMENT, "max_new_tokens", id="no new tokens"
+        ),
+        pytest.param(
+            [opening(max_new_tokens=(1 << 32) - 1)], Status.OUT_OF_RANGE, "max_new_tokens", id="absurd length"
+        ),
+        pytest.param(
+            [opening(sampling=SamplingParams(float("nan")), rule=Rule.COUPLED)],
+            Status.INVALID_ARGUMENT,
+            "temperature",
+            id="temperature is NaN",
+        ),
+        pytest.param(
+            [opening(rule=Rule.GREEDY, sampling=WARM)],
+            Status.INVALID_ARGUMENT,
+            "rule",
+            id="rule does not fit",
+        ),
         pytest.param([block()], Status.INVALID_ARGUMENT, "payload", id="draft before open"),
         pytest.param([Close()], Status.INVALID_ARGUMENT, "payload", id="close before open"),
-        pytest.param([b"\x12\x02\x28\x09"], Status.INVALID_ARGUMENT, "payload", id="unreadable draft before open"),
+        pytest.param(
+            [b"\x12\x02\x28\x09"], Status.INVALID_ARGUMENT, "payload", id="unreadable draft before open"
+        ),
         pytest.param([OPEN, OPEN], Status.INVALID_ARGUMENT, "open", id="open twice"),
         pytest.param([b""], Status.INVALID_ARGUMENT, "payload", id="empty message"),
         pytest.param([OPEN, b""], Status.INVALID_ARGUMENT, "payload", id="empty message later"),
         pytest.param([b"\xff\xff\xff secret"], Status.INVALID_ARGUMENT, "message", id="garbage"),
         pytest.param([OPEN, b"\xff\xff\xff secret"], Status.INVALID_ARGUMENT, "message", id="garbage later"),
     ],
-)  # fmt: skip
+)
 async def test_a_fatal_mistake_is_named_and_ends_the_stream(
     serve: Any, messages: list[Any], status: Status, field: str
 ) -> None:
@@ -419,7 +449,7 @@ async def test_nobody_there_is_unreachable_with_a_cure() -> None:
     """An address where nothing listens is named, with a cure and its exit code."""
     async with asyncio.timeout(20):
         hop = GrpcHop("127.0.0.1:1", connect_timeout_s=0.2)
-        with pytest.raises(Unreachable, match="127.0.0.1:1") as caught:
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1") as caught:
             await Client(hop).connect()
         assert (caught.value.exit_code, bool(caught.value.cure)) == (4, True)
         async with hop.stream() as stream:

@@ -126,16 +126,20 @@ class CountingProxy:
         """Listen in front of an address."""
         host, _, port = address.rpartition(":")
         tasks: set[asyncio.Task[None]] = set()
+        writers: list[asyncio.StreamWriter] = []
 
         async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(65_536):
-                self.num_bytes += len(data)
-                writer.write(data)
-                await writer.drain()
-            writer.close()
+            try:
+                while data := await reader.read(65_536):
+                    self.num_bytes += len(data)
+                    writer.write(data)
+                    await writer.drain()
+            finally:
+                writer.close()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             onward_reader, onward_writer = await asyncio.open_connection(host, int(port))
+            writers.extend((writer, onward_writer))
             for pair in ((reader, onward_writer), (onward_reader, writer)):
                 tasks.add(asyncio.create_task(forward(*pair)))
 
@@ -148,6 +152,7 @@ class CountingProxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 @pytest.mark.parametrize(("temperature", "most"), [(0.0, 48), (0.8, 48)])
