@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from paceline.training import DistillConfig, LossWeights, ModelShape, Portion, TrainingError, distill, train
+from paceline.training import (
+    CorpusError,
+    DistillConfig,
+    LossWeights,
+    ModelShape,
+    Portion,
+    TrainingError,
+    distill,
+    train,
+)
 from paceline.training.architecture import build_model
 from paceline.training.distillation import agreement, distillation_loss
 from paceline.training.generation import Transcript, preallocated_cache, read_over, top_of_law, write_on
@@ -122,3 +131,10 @@ def test_a_draft_needs_a_beginning(config: DistillConfig) -> None:
     """Neither a folder to begin with nor a shape is refused."""
     with pytest.raises(TrainingError, match="start"):
         distill(replace(config, shape=None))
+
+
+def test_text_shorter_than_a_window_is_refused(config: DistillConfig) -> None:
+    """A held-out half that does not fill one window is refused, with the cure."""
+    portion = Portion(windows=4, length=100_000, temperature=None)
+    with pytest.raises(CorpusError, match="add text"):
+        distill(replace(config, heldout=portion, work=config.work / "short"))

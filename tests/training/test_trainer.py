@@ -100,6 +100,12 @@ def test_absurd_settings_are_refused(world: Any, field: str, value: float) -> No
         train(world.train_config("absurd", **{field: value}))
 
 
+def test_windows_longer_than_the_context_are_refused(world: Any) -> None:
+    """A window that the model could not read when it is served is refused by name."""
+    with pytest.raises(ShapeError, match="max_positions=128"):
+        train(world.train_config("long-window", long_window=256))
+
+
 def test_a_missing_tokenizer_is_refused(world: Any, tmp_path: Path) -> None:
     """A folder without a tokenizer is refused by name."""
     with pytest.raises(TrainingError, match="tokenizer"):

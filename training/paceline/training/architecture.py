@@ -51,6 +51,17 @@ class ModelShape:
         if self.num_heads % self.num_kv_heads:
             raise ShapeError("num_kv_heads", self.num_kv_heads, f"must divide num_heads={self.num_heads}")
 
+    def check_window(self, num_tokens: int) -> None:
+        """Refuse windows longer than the context.
+
+        Raises:
+            ShapeError: names the field to change.
+        """
+        if num_tokens > self.max_positions:
+            raise ShapeError(
+                "max_positions", self.max_positions, f"must be at least the window, {num_tokens}"
+            )
+
 
 def llama_config(shape: ModelShape) -> LlamaConfig:
     """The ``transformers`` configuration of a shape."""

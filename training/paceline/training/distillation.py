@@ -96,9 +96,8 @@ class DistillationObjective:
         batch = self.long.batch(step - first_long_step) if is_long else self.short.batch(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = self.forward(input_ids=batch.token_ids[:, :-1].long(), use_cache=False).logits
-        return distillation_loss(logits, batch.law_ids, batch.law_log_probs, self.weights), batch.law_ids[
-            ..., 0
-        ].numel()
+        loss = distillation_loss(logits, batch.law_ids, batch.law_log_probs, self.weights)
+        return loss, batch.num_tokens
 
     def measure(self) -> dict[str, float]:
         """Divergence, acceptance at temperature 1 and agreement at 0, on held-out text."""
@@ -266,5 +265,5 @@ def agreement(model: LlamaForCausalLM, transcript: Transcript, *, rows_at_once: 
                 (logits.argmax(-1) == law_ids[..., 0]).sum().float(),
             ]
         )
-    means = (sums / transcript.law_ids[..., 0].numel()).tolist()
+    means = (sums / transcript.num_tokens).tolist()
     return dict(zip(("divergence", "acceptance", "greedy"), means, strict=True))

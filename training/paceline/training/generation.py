@@ -10,7 +10,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from paceline.training.packing import in_groups
+from paceline.training.errors import CorpusError
+from paceline.training.packing import TokenStream, in_groups
 
 LAW_SIZE = 32
 """Most likely tokens kept per position; the rest of the law is kept as one lump."""
@@ -28,7 +29,13 @@ class Transcript:
     """Their log-probabilities at temperature 1, same shape, float16."""
 
     def __len__(self) -> int:
+        """Number of windows."""
         return self.token_ids.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens predicted."""
+        return self.law_ids.shape[0] * self.law_ids.shape[1]
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -174,7 +181,13 @@ def read_over(model: LlamaForCausalLM, windows: torch.Tensor, *, rows_at_once: i
     )
 
 
-def cut_prompts(stream: np.ndarray, *, count: int, prompt_tokens: int, seed: int) -> torch.Tensor:
-    """Random snippets of a token stream; shape ``(count, prompt_tokens)``, int64."""
+def cut_prompts(stream: TokenStream, *, count: int, prompt_tokens: int, seed: int) -> torch.Tensor:
+    """Random snippets of a token stream; shape ``(count, prompt_tokens)``, int64.
+
+    Raises:
+        CorpusError: the stream is no longer than one snippet.
+    """
+    if len(stream) <= prompt_tokens:
+        raise CorpusError("text", f"{len(stream)} tokens", f"need more than {prompt_tokens}: add text")
     starts = np.random.default_rng(seed).integers(len(stream) - prompt_tokens, size=count)
     return torch.from_numpy(np.stack([stream[s : s + prompt_tokens] for s in starts]).astype(np.int64))

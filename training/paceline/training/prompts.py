@@ -100,7 +100,8 @@ def _long_pieces(modules: Sequence[Module], tokenizer: Tokenizer, max_tokens: in
     total = 0
     for module in modules:
         for line in module.text.splitlines(keepends=True):
-            size = len(tokenizer.encode(line).ids)
+            # A line break and the next line's indentation are one token: count them together.
+            size = len(tokenizer.encode("\n" + line.rstrip("\n")).ids)
             if total + size > max_tokens and lines:
                 yield Prompt("".join(lines).rstrip(), ", ".join(names))
                 lines, names, total = [], [], 0

@@ -91,7 +91,7 @@ SHIPPED = Recipe(
     },
     distilled={
         "mid": RunSettings(
-            steps=800, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
+            steps=1500, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
         ),
         "pico": RunSettings(
             steps=3600, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1

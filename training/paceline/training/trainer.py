@@ -84,6 +84,7 @@ def train(config: TrainConfig) -> RunFacts:
         TrainingError: settings, shape, text or checkpoint that cannot be used; the message says which.
     """
     config.run.check()
+    config.shape.check_window(max(config.run.window, config.run.long_window))
     use_threads(config.run.threads)
     tokenizer = load_tokenizer(config.tokenizer)
     corpus = build_corpus(config.corpus)
