@@ -11,6 +11,8 @@ from paceline.cloud.engine.base import EngineConfig, Row
 from paceline.cloud.engine.compatibility import context_limit
 from paceline.cloud.engine.extents import Run
 from paceline.cloud.engine.paged import PagedEngine
+from paceline.cloud.engine.ragged_attention import LayerShape
+from paceline.cloud.engine.varlen import check_varlen
 from paceline.cloud.engine.weights import store_for_few_rows
 from paceline.common.errors import Busy, Incompatible, InternalError, InvalidRequest, TargetNumerics
 
@@ -248,6 +250,79 @@ def test_weights_change_place_not_value() -> None:
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     for name, weights in model.state_dict().items():
         assert torch.equal(weights, before[name]), name
+
+
+def documented_varlen_attn(
+    query,
+    key,
+    value,
+    cu_seq_q,
+    cu_seq_k,
+    max_q,
+    max_k,
+    *,
+    scale,
+    window_size,
+    enable_gqa,
+    seqused_k,
+    block_table,
+    num_splits,
+):
+    """What the documentation of `varlen_attn` says it computes, written plainly."""
+    assert cu_seq_k is None
+    assert num_splits == 1
+    assert max_q == int((cu_seq_q[1:] - cu_seq_q[:-1]).max())
+    assert max_k == int(seqused_k.max())
+    out = []
+    for i, count in enumerate(seqused_k.tolist()):
+        mine = query[cu_seq_q[i] : cu_seq_q[i + 1]].transpose(0, 1)
+        keys, values = (pages[block_table[i]].flatten(0, 1)[:count].transpose(0, 1) for pages in (key, value))
+        at = torch.arange(count - mine.shape[1], count)[:, None]
+        distance = at - torch.arange(count)[None, :]
+        seen = (distance >= 0) & ((window_size[0] < 0) | (distance <= window_size[0]))
+        out.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                mine, keys, values, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
+            ).transpose(0, 1)
+        )
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("window", [None, 24])
+def test_varlen_wiring_equals_plain_forwards(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel replaced by what its documentation says, a mixed step gives the plain logits."""
+    monkeypatch.setattr("paceline.cloud.engine.varlen.varlen_attn", documented_varlen_attn)
+    monkeypatch.setattr("paceline.cloud.engine.paged.check_varlen", lambda *_: None)
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)).eval()
+    config = EngineConfig(capacity_tokens=1024, page_size=16, attention="varlen")
+    engine, text = PagedEngine(copy.deepcopy(model), config), texts(3)
+    expected = [plain(model, t) for t in text]
+    engine.step([Row(0, 0, text[0][:70], 0), Row(1, 0, text[1][:31], 0)])
+
+    rows = [Row(1, 20, text[1][20:29], 9), Row(2, 0, text[2][:40], 40), Row(0, 70, text[0][70:71], 1)]
+    results = engine.step(rows)
+
+    for row, result in zip(rows, results, strict=True):
+        assert_rows(result, expected[row.key][row.past_length : row.past_length + row.num_logits])
+
+
+def test_varlen_is_refused_where_it_cannot_run() -> None:
+    """The one-kernel attention names what it lacks: a CUDA device, whole pages, half precision, equal
+    widths."""
+    cuda, half = torch.device("cuda"), torch.bfloat16
+    good = {0: LayerShape(2, 64, 64, half, None)}
+    check_varlen(good, 256, cuda)
+    for shapes, page_size, device, reason in (
+        (good, 256, torch.device("cpu"), "needs CUDA"),
+        (good, 16, cuda, "not a multiple of 256"),
+        ({0: LayerShape(2, 64, 64, torch.float32, None)}, 256, cuda, "float16 or bfloat16"),
+        ({0: LayerShape(2, 64, 32, half, None)}, 256, cuda, "one width"),
+    ):
+        with pytest.raises(InvalidRequest, match=reason):
+            check_varlen(shapes, page_size, device)
+    with pytest.raises(InvalidRequest, match="needs CUDA"):
+        PagedEngine(llama(), EngineConfig(capacity_tokens=256, attention="varlen"))
 
 
 @pytest.mark.slow

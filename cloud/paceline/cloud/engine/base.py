@@ -94,13 +94,12 @@ class EngineConfig:
     """Granule of allocation, tokens. With `attention="varlen"` it must be a multiple of 256."""
     max_context: int | None = None
     """Longest session, tokens. None: what the model was built for."""
-    attention: Literal["auto", "sdpa", "varlen"] = "auto"
-    """`sdpa` runs anywhere, one call per session; `varlen` is one kernel for all (CUDA, half precision)."""
+    attention: Literal["sdpa", "varlen"] = "sdpa"
+    """`sdpa` runs anywhere, one call per session and layer; `varlen` is one kernel for all sessions (CUDA,
+    half precision, not yet run)."""
     self_check: bool = True
     """Compare a short ragged run with the model's plain forward at start, and refuse the model if they
     differ."""
-    compile: bool = False
-    """Compile the model's layers with torch.compile; needs a C++ compiler on a CPU."""
 
     def __post_init__(self) -> None:
         if self.page_size < 1:

@@ -19,6 +19,7 @@ from paceline.cloud.engine.ragged_attention import (
     Segment,
     ragged_attention,
 )
+from paceline.cloud.engine.varlen import block_table, check_varlen
 from paceline.cloud.engine.weights import store_for_few_rows
 from paceline.common.errors import Incompatible, InternalError
 
@@ -59,6 +60,9 @@ class PagedEngine:
         )
         self._extents = Extents(max(1, capacity // self.page_size))
         self.capacity_tokens = self._extents.num_pages * self.page_size
+        if config.attention == "varlen":
+            check_varlen(self.layer_shapes, self.page_size, self._device)
+        self._uses_varlen = config.attention == "varlen"
         self._store = KVStore(self.layer_shapes, self.capacity_tokens, self._device)
         self._lengths: dict[int, int] = {}
         if expected is not None:
@@ -119,7 +123,8 @@ class PagedEngine:
             start = self._extents.runs[row.key].start * self.page_size
             segments.append(Segment(start, row.past_length, len(row.token_ids)))
             slots.extend(range(start + row.past_length, start + row.past_length + len(row.token_ids)))
-        return Plan(segments, self._store, torch.tensor(slots, device=self._device))
+        table = block_table(segments, self.page_size, self._device) if self._uses_varlen else None
+        return Plan(segments, self._store, torch.tensor(slots, device=self._device), table)
 
     def _forward(self, plan: Plan, rows: Sequence[Row]) -> torch.Tensor:
         """Logits [sum of num_logits, vocab] of the rows' last tokens."""

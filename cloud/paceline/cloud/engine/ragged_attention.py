@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from paceline.cloud.engine.extents import Move
-from paceline.cloud.engine.kernels import choose_kernel
+from paceline.cloud.engine.kernels import EAGER_ARGUMENTS, choose_kernel
+from paceline.cloud.engine.varlen import BlockTable, varlen_attention
 from paceline.common.errors import Incompatible
 
 NAME = "paceline_ragged"
@@ -89,6 +90,8 @@ class Plan:
     """None while the layers are only being asked for their shapes (one segment, no past)."""
     slots: torch.Tensor
     """Token slots to write, int64 [tokens]."""
+    table: BlockTable | None = None
+    """Set where one kernel serves all sessions of the step."""
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     """Filled in when `store` is None."""
     views: dict[tuple[int | None, int], list[View]] = field(default_factory=dict)
@@ -178,6 +181,10 @@ def ragged_attention(
     keys, values = paceline_plan.store.keys[layer], paceline_plan.store.values[layer]
     keys.index_copy_(2, paceline_plan.slots, key)
     values.index_copy_(2, paceline_plan.slots, value)
+    if paceline_plan.table is not None and not any(kwargs.get(name) is not None for name in EAGER_ARGUMENTS):
+        scaling = kwargs.get("scaling")
+        table = paceline_plan.table
+        return varlen_attention(table, query, keys, values, scaling=scaling, window=sliding_window), None
     queries = query.split_with_sizes([segment.count for segment in paceline_plan.segments], 2)
     views = paceline_plan.views_for(sliding_window, query, key.shape[1])
     outputs = [
