@@ -117,6 +117,7 @@ def test_drafter_loads_a_plain_folder(model_dir: Path, tmp_path: Path, exports: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_real_export_goes_through_the_cache(model_dir: Path, tmp_path: Path) -> None:
     """With the real tools too, the first call exports and the second does not."""
     assert resolve_draft_model(model_dir, "int4", tmp_path).was_exported

@@ -44,6 +44,7 @@ def test_export_holds_exactly_what_is_needed(exported: dict[str, Path], model_di
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3"])
 def test_architectures_export_in_every_precision(
     architecture: str, tmp_path: Path, make_tiny_model: Callable[..., Path]
@@ -109,6 +110,7 @@ def test_failure_is_told_with_its_last_line(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_unsupported_architecture_is_refused_with_the_reason(model_dir: Path, tmp_path: Path) -> None:
     """What the builder cannot export is refused with its own reason, and nothing is left behind."""
     copy = shutil.copytree(model_dir, tmp_path / "model")

@@ -135,6 +135,7 @@ def test_sessions_in_threads_do_not_disturb_each_other(exported: dict[str, Path]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_export_with_all_logits_rows_runs_too(
     model_dir: Path, tmp_path: Path, expected: npt.NDArray[np.float32]
 ) -> None:
