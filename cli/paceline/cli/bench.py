@@ -1,5 +1,228 @@
-"""`paceline bench`: to be wired."""
+"""`paceline bench`: measured, not promised. Every sub-command prints a table, or one JSON object with `--json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+from paceline.common.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from paceline.benchmarks.pair import Pair
+
+_DEFAULT = "compare"
 
 
-def bench() -> None:
-    """Measure Paceline beside what you would use instead."""
+class _Group(TyperGroup):
+    """`paceline bench` and `paceline bench --quick` mean `paceline bench compare …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="bench",
+    cls=_Group,
+    help="Measure Paceline beside what you would use instead. Without a sub-command: compare.",
+)
+
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the target model. Default: the shipped base.", envvar="PACELINE_BENCH_TARGET"
+    ),
+]
+DraftModel = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the draft model. Default: the shipped pico.", envvar="PACELINE_DRAFT_MODEL"),
+]
+DrafterKind = Annotated[str, typer.Option(help="The edge's drafter.", envvar="PACELINE_DRAFTER")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON lines with the key prompt. Default: the shipped ones, else a few built in.",
+        envvar="PACELINE_BENCH_PROMPTS",
+    ),
+]
+NumPrompts = Annotated[int, typer.Option(min=1, help="Prompts to run.", envvar="PACELINE_BENCH_NUM_PROMPTS")]
+MaxNewTokens = Annotated[int, typer.Option(min=8, help="Tokens per text.", envvar="PACELINE_MAX_NEW_TOKENS")]
+NumSpeculativeTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens per block, fixed.", envvar="PACELINE_BENCH_NUM_SPECULATIVE_TOKENS")
+]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.", envvar="PACELINE_TEMPERATURE")]
+Seed = Annotated[int, typer.Option(min=0, help="Of order, texts and intervals.", envvar="PACELINE_SEED")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A small run: does it work?", envvar="PACELINE_BENCH_QUICK")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout.", envvar="PACELINE_BENCH_JSON")
+]
+
+
+@app.command("compare")
+def compare(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 24,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Annotated[
+        list[float],
+        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
+    ] = [0.0, 0.7],  # noqa: B006  # read by typer alone
+    mode: Annotated[
+        list[str],
+        typer.Option(
+            help="Of Paceline; repeatable. The last one must draft; bytes and overhead are its.",
+            envvar="PACELINE_BENCH_MODES",
+        ),
+    ] = ["cloud", "sync"],  # noqa: B006  # read by typer alone
+    cold_starts: Annotated[
+        int, typer.Option(min=1, help="Fresh edge processes to time.", envvar="PACELINE_BENCH_COLD_STARTS")
+    ] = 5,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """The same texts from transformers (alone, assisted) and Paceline, in turn; speed, bytes, memory, cold start."""
+    from paceline.benchmarks import compare as bench
+    from paceline.benchmarks.tables import compare_tables
+
+    settings = bench.Settings(num_prompts, max_new_tokens, tuple(temperature), tuple(mode), cold_starts, seed)
+    if quick:
+        settings = replace(settings, num_prompts=2, max_new_tokens=24, cold_starts=1)
+    pair = _pair(target, draft_model, drafter)
+    texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+    settings = replace(settings, num_prompts=len(texts))
+    _report(lambda progress: bench.compare(pair, texts, settings, progress), compare_tables, as_json)
+
+
+@app.command("context")
+def context(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 4,
+    context_tokens: Annotated[
+        list[int], typer.Option(min=8, help="Lengths; repeatable.", envvar="PACELINE_BENCH_CONTEXT_TOKENS")
+    ] = [128, 512, 1536],  # noqa: B006  # read by typer alone
+    max_new_tokens: MaxNewTokens = 96,
+    num_speculative_tokens: NumSpeculativeTokens = 5,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time per round beside the models, at several lengths of context: it should not grow."""
+    from paceline.benchmarks import context as bench
+    from paceline.benchmarks.tables import context_table
+
+    settings = bench.ContextSettings(
+        tuple(context_tokens), num_prompts, max_new_tokens, num_speculative_tokens, temperature, seed
+    )
+    if quick:
+        settings = replace(settings, num_prompts=1, max_new_tokens=24)
+    pair = _pair(target, draft_model, "onnx")
+    texts = _texts(prompts, "long.jsonl", max(settings.num_prompts, 8))
+    _report(lambda progress: bench.context(pair, texts, settings, progress), context_table, as_json)
+
+
+@app.command("vocab")
+def vocab(
+    vocab_size: Annotated[
+        int, typer.Option(min=64, help="Tokens of the vocabulary.", envvar="PACELINE_BENCH_VOCAB_SIZE")
+    ] = 152_000,
+    top_p: Annotated[float, typer.Option(help="Mass the law keeps.", envvar="PACELINE_TOP_P")] = 0.95,
+    temperature: Annotated[
+        list[float], typer.Option(help="Above 0; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES")
+    ] = [0.7, 1.0],  # noqa: B006  # read by typer alone
+    max_new_tokens: MaxNewTokens = 120,
+    num_speculative_tokens: NumSpeculativeTokens = 5,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sampling, acceptance and wire at a large vocabulary, by rule; tiny random models made on the fly."""
+    from paceline.benchmarks import vocabulary as bench
+    from paceline.benchmarks.tables import vocabulary_table
+
+    heats = tuple(heat for heat in temperature if heat > 0)
+    settings = bench.VocabSettings(vocab_size, top_p, heats, max_new_tokens, num_speculative_tokens, seed)
+    if quick:
+        settings = replace(settings, max_new_tokens=24)
+    _report(lambda progress: bench.vocabulary(settings, progress), vocabulary_table, as_json)
+
+
+@app.command("concurrency")
+def concurrency(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 32,
+    sessions: Annotated[
+        list[int], typer.Option(min=1, help="Sessions at once; repeatable.", envvar="PACELINE_BENCH_SESSIONS")
+    ] = [1, 4, 16, 32],  # noqa: B006  # read by typer alone
+    max_new_tokens: MaxNewTokens = 96,
+    num_speculative_tokens: NumSpeculativeTokens = 5,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Many sessions on one verifier: throughput, round times, and texts equal to those written alone."""
+    from paceline.benchmarks import concurrency as bench
+    from paceline.benchmarks.tables import concurrency_table
+
+    if quick:
+        num_prompts, max_new_tokens, sessions = 2, 24, [1, 4]
+    pair = _pair(target, draft_model, drafter)
+    texts = _texts(prompts, "heldout.jsonl", num_prompts)
+    settings = bench.ConcurrencySettings(
+        tuple(sessions), len(texts), max_new_tokens, num_speculative_tokens, temperature, seed
+    )
+    _report(lambda progress: bench.concurrency(pair, texts, settings, progress), concurrency_table, as_json)
+
+
+def _pair(target: Path | None, draft_model: Path | None, drafter: str) -> Pair:
+    try:
+        from paceline.benchmarks.pair import choose_pair
+    except ModuleNotFoundError as missing:
+        raise MissingDependency(
+            f"{missing.name} is not installed", field="bench", cure="pip install 'paceline[cloud,edge]'"
+        ) from None
+    return choose_pair(target, draft_model, drafter)
+
+
+def _texts(file: Path | None, shipped: str, count: int) -> list[str]:
+    from paceline.benchmarks.pair import shipped_prompts
+    from paceline.benchmarks.prompts import load_prompts
+
+    return load_prompts(file or shipped_prompts(shipped), count)
+
+
+def _report(
+    measure: Callable[[Callable[[str], None]], Any], table: Callable[[Any], RenderableType], as_json: bool
+) -> None:
+    """Run with progress on stderr, then print the outcome."""
+    from paceline.benchmarks.machine import machine
+    from paceline.benchmarks.tables import print_warning
+
+    notes = Console(stderr=True, highlight=False)
+    print_warning(machine(), notes)
+    result = measure(lambda line: notes.print(line, style="dim"))
+    if as_json:
+        print(json.dumps({**asdict(result), "warning": result.machine.warning}, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(table(result))
+        print_warning(result.machine, notes)

@@ -1,0 +1,78 @@
+"""The floor of any gRPC exchange from Python: a bare bidirectional stream of bytes between two processes.
+
+`python -m paceline.benchmarks.echo` is the far end. A request starts with the size wanted in return (four bytes).
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from paceline.benchmarks.line_process import say
+
+_SERVICE, _METHOD = "paceline.benchmarks.Echo", "Exchange"
+_SIZE_BYTES = 4
+
+
+class EchoClient:
+    """One stream to an echo process.
+
+    Args:
+        address: `HOST:PORT`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: Any = None
+        self._call: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._channel = grpc.aio.insecure_channel(self._address)
+        self._call = self._channel.stream_stream(f"/{_SERVICE}/{_METHOD}")()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call.cancel()
+        await self._channel.close()
+
+    async def round_trips(
+        self, count: int, bytes_up: int, bytes_down: int, pause_s: float = 0.0
+    ) -> list[float]:
+        """Seconds of each of `count` exchanges of these payload sizes, one after another, `pause_s` apart."""
+        request = bytes_down.to_bytes(_SIZE_BYTES, "big").ljust(bytes_up, b"\x7f")
+        seconds = []
+        for _ in range(count):
+            if pause_s:
+                await asyncio.get_running_loop().run_in_executor(None, time.sleep, pause_s)
+            began_s = time.perf_counter()
+            await self._call.write(request)
+            await self._call.read()
+            seconds.append(time.perf_counter() - began_s)
+        return seconds
+
+
+async def _exchange(requests: AsyncIterator[bytes], context: Any) -> None:
+    async for request in requests:
+        await context.write(bytes(int.from_bytes(request[:_SIZE_BYTES], "big")))
+
+
+async def _serve() -> None:
+    server = grpc.aio.server()
+    handlers = {_METHOD: grpc.stream_stream_rpc_method_handler(_exchange)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    say({"address": f"127.0.0.1:{port}"})
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await server.stop(None)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

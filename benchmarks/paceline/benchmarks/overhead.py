@@ -1,0 +1,67 @@
+"""What our protocol adds to a bare exchange of the same bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from paceline.benchmarks.statistics import percentile
+
+
+@dataclass(slots=True)
+class EchoRecord:
+    """Bare exchanges measured during a run, seconds each."""
+
+    bytes_up: int
+    bytes_down: int
+    back_to_back_s: list[float] = field(default_factory=list)
+    paced_s: list[float] = field(default_factory=list)
+    """As far apart as the rounds: idle processes wake up later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of seconds."""
+
+    p50: float
+    p95: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Our rounds beside bare exchanges. `network` is a round less the verifier's step and queue."""
+
+    network_s: Percentiles
+    echo_s: Percentiles
+    paced_echo_s: Percentiles
+    ratio: float
+    """p50 of ours over p50 of back-to-back echoes."""
+    paced_ratio: float
+    """p50 of ours over p50 of echoes with the rounds' pauses."""
+    bytes_up: int
+    """Median payload of a draft block."""
+    bytes_down: int
+    """Median payload of a verdict."""
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Median and 95th percentile."""
+    return Percentiles(percentile(values, 0.5), percentile(values, 0.95), len(values))
+
+
+def overhead(network_s: Sequence[float], echoes: EchoRecord) -> Overhead:
+    """Put both side by side.
+
+    Args:
+        network_s: of every measured round.
+        echoes: of the same run.
+    """
+    ours, echo, paced = (percentiles(values) for values in (network_s, echoes.back_to_back_s, echoes.paced_s))
+    return Overhead(
+        network_s=ours,
+        echo_s=echo,
+        paced_echo_s=paced,
+        ratio=ours.p50 / echo.p50,
+        paced_ratio=ours.p50 / paced.p50,
+        bytes_up=echoes.bytes_up,
+        bytes_down=echoes.bytes_down,
+    )

@@ -1,0 +1,81 @@
+"""Every sub-command runs for real with a tiny pair, and prints exactly one JSON object."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from paceline.cli.main import app
+
+if TYPE_CHECKING:
+    from tests.bench.conftest import TinyPair
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    """The JSON a sub-command prints."""
+    outcome = CliRunner().invoke(app, ["bench", *arguments, "--quick", "--json"])
+    if outcome.exception is not None:
+        raise outcome.exception
+    (line,) = outcome.stdout.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    assert found["machine"]["cores"] >= 1
+    return found
+
+
+def models(pair: "TinyPair") -> list[str]:
+    """Options that name the pair."""
+    return ["--target", str(pair.target), "--draft-model", str(pair.draft_model)]
+
+
+def test_compare_measures_every_contestant(pair: "TinyPair") -> None:
+    """Five contestants at two temperatures write the same greedy text, and an edge without torch is timed."""
+    found = bench(*models(pair))
+    contestants = {(one["name"], one["temperature"]): one for one in found["contestants"]}
+    assert len(contestants) == 10
+    assert all(one["mismatches"] in (0, None) for one in contestants.values())
+    ours = contestants["paceline-sync", 0.0]
+    assert 0 < ours["acceptance_rate"] <= 1
+    assert (
+        ours["target_passes_per_token"] < 1 == contestants["paceline-cloud", 0.0]["target_passes_per_token"]
+    )
+    assert found["overhead"]["network_s"]["count"] > 0
+    assert found["tcp_bytes_per_token"] > 0
+    assert not found["memory"]["edge_loads_torch"]
+    assert found["cold_start_s"]["count"] == 1
+
+
+def test_context_splits_every_round(pair: "TinyPair") -> None:
+    """At each length all parts of a round are there, and the growth is that of their sum."""
+    found = bench("context", *models(pair), "--context-tokens", "64", "--context-tokens", "256")
+    assert [row["context_tokens"] for row in found["rows"]] == [64, 256]
+    assert all(row["target_model_s"] > 0 and row["draft_model_s"] > 0 for row in found["rows"])
+    parts = ("draft_other_s", "network_s", "engine_other_s", "judge_s", "loop_s")
+    short, long = (sum(row[part] for part in parts) for row in found["rows"])
+    assert found["growth"] == pytest.approx(long / short)
+
+
+def test_vocab_covers_every_rule() -> None:
+    """Greedy at 0, coupled and rejection at each temperature, for nearly flat and for peaked logits."""
+    found = bench("vocab", "--vocab-size", "4096")
+    assert len(found["rows"]) == 10
+    assert {row["rule"] for row in found["rows"]} == {"greedy", "coupled", "rejection"}
+    assert all(row["wire_bytes_per_token"] > 0 for row in found["rows"])
+
+
+def test_concurrent_texts_equal_texts_written_alone(pair: "TinyPair") -> None:
+    """One and four sessions, in three ways each, write what one session writes."""
+    found = bench("concurrency", *models(pair))
+    assert [row["sessions"] for row in found["rows"]] == [1, 1, 1, 4, 4, 4]
+    assert all(row["mismatches"] == 0 for row in found["rows"])
+    live, recorded = (row["acceptance_rate"] for row in found["rows"][1:3])
+    assert live == recorded
+
+
+def test_a_table_is_printed_without_json(tmp_path: Path) -> None:
+    """People get a table, with the machine it was measured on."""
+    outcome = CliRunner().invoke(app, ["bench", "vocab", "--quick", "--vocab-size", "256"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "coupled" in outcome.stdout
+    assert "cores" in outcome.stdout
