@@ -31,7 +31,7 @@ app.add_typer(edge.app, name="edge")
 app.add_typer(models.app, name="models")
 app.add_typer(topology.app, name="topology")
 app.command("demo")(demo.demo)
-app.command("bench")(bench.bench)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 
