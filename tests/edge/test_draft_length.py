@@ -90,6 +90,15 @@ def test_adaptive_underrates_costly_rows_by_a_bounded_amount() -> None:
     assert world.seconds_per_token(AdaptiveLength()) <= 1.33 * best
 
 
+def test_adaptive_prices_costly_rows_by_what_the_verifier_says() -> None:
+    """Told what a row costs the verifier, the adaptive policy is within a tenth of the best there too."""
+    world = World(constant(0.8), 0.002, 0.010, 0.004)
+    best = min(world.seconds_per_token(FixedLength(length), 1500) for length in range(1, 9))
+    told = AdaptiveLength()
+    told.believe(world.per_token_s)
+    assert world.seconds_per_token(told) <= 1.10 * best
+
+
 def test_adaptive_uses_confidence_that_fixed_lengths_cannot() -> None:
     """Where confidence tells good tokens from bad ones, stopping early beats every fixed length."""
     world = World(mixed, 0.006, 0.030, 0.0005)

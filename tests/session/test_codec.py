@@ -82,7 +82,7 @@ def drafts(draw: st.DrawFn) -> Draft:
         draw(U32),
         draw(U64),
         token_ids,
-        tuple(draw(st.integers(0, 1000)) / 1000 for _ in range(probs)),
+        tuple(draw(st.integers(0, 100)) / 100 for _ in range(probs)),
         draw(st.sampled_from(list(How))),
         tuple(draw(LAWS) for _ in range(draw(st.sampled_from([0, each])))),
         tuple(draw(st.integers(-1, 9)) for _ in range(draw(st.sampled_from([0, each])))),
@@ -181,9 +181,9 @@ def test_random_bytes_never_raise() -> None:
         (pb.DecodeRequest(draft=pb.Draft()), BadDraft, "how"),
         (pb.DecodeRequest(draft=pb.Draft(how=9)), BadDraft, "how"),  # type: ignore[arg-type]
         (
-            pb.DecodeRequest(draft=pb.Draft(how=1, token_ids=[1], draft_probs_milli=[1, 2])),
+            pb.DecodeRequest(draft=pb.Draft(how=1, token_ids=[1], draft_probs_percent=[1, 2])),
             BadDraft,
-            "draft_probs_milli",
+            "draft_probs_percent",
         ),
         (
             pb.DecodeRequest(draft=pb.Draft(how=1, token_ids=[1], parents_plus_one=[1, 2])),

@@ -31,7 +31,7 @@ from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Rule, SamplingParams, Verdict
 from paceline.v1 import verifier_pb2 as pb
 
-_PROB_SCALE = 1000
+_PROB_SCALE = 100
 _MICRO = 1_000_000
 
 # Generated enum values are numbers at run time and classes of their own to type checkers, hence Any.
@@ -222,7 +222,7 @@ def _encode_draft(draft: Draft) -> pb.Draft:
         base=draft.base,
         prefix_hash=draft.prefix_hash,
         token_ids=draft.token_ids,
-        draft_probs_milli=[round(prob * _PROB_SCALE) for prob in draft.draft_probs],
+        draft_probs_percent=[round(prob * _PROB_SCALE) for prob in draft.draft_probs],
         how=_HOWS[draft.how],
         law_sizes=[len(law.token_ids) for law in draft.laws],
         law_token_ids=[token_id for law in draft.laws for token_id in law.token_ids],
@@ -238,7 +238,7 @@ def _decode_draft(message: pb.Draft) -> Draft:
         raise BadDraft(
             f"unknown value {message.how}", field="how", cure="one of one-hot, shared-noise, sampled"
         )
-    for field in ("draft_probs_milli", "law_sizes", "parents_plus_one"):
+    for field in ("draft_probs_percent", "law_sizes", "parents_plus_one"):
         found = len(getattr(message, field))
         if found not in (0, len(token_ids)):
             raise BadDraft(
@@ -248,7 +248,7 @@ def _decode_draft(message: pb.Draft) -> Draft:
         base=message.base,
         prefix_hash=message.prefix_hash,
         token_ids=token_ids,
-        draft_probs=tuple(milli / _PROB_SCALE for milli in message.draft_probs_milli),
+        draft_probs=tuple(percent / _PROB_SCALE for percent in message.draft_probs_percent),
         how=_HOW_OF[message.how],
         laws=_decode_laws(message),
         parents=tuple(parent - 1 for parent in message.parents_plus_one),

@@ -210,11 +210,11 @@ class Opened(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., vocab_size: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., max_blocks_in_flight: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., committed_length: _Optional[int] = ..., verify_fixed_us: _Optional[int] = ..., verify_per_token_us: _Optional[int] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("base", "prefix_hash", "token_ids", "draft_probs_milli", "how", "law_sizes", "law_token_ids", "law_weights", "parents_plus_one", "more_follows")
+    __slots__ = ("base", "prefix_hash", "token_ids", "draft_probs_percent", "how", "law_sizes", "law_token_ids", "law_weights", "parents_plus_one", "more_follows")
     BASE_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    DRAFT_PROBS_MILLI_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_PROBS_PERCENT_FIELD_NUMBER: _ClassVar[int]
     HOW_FIELD_NUMBER: _ClassVar[int]
     LAW_SIZES_FIELD_NUMBER: _ClassVar[int]
     LAW_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -224,14 +224,14 @@ class Draft(_message.Message):
     base: int
     prefix_hash: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    draft_probs_milli: _containers.RepeatedScalarFieldContainer[int]
+    draft_probs_percent: _containers.RepeatedScalarFieldContainer[int]
     how: How
     law_sizes: _containers.RepeatedScalarFieldContainer[int]
     law_token_ids: _containers.RepeatedScalarFieldContainer[int]
     law_weights: _containers.RepeatedScalarFieldContainer[int]
     parents_plus_one: _containers.RepeatedScalarFieldContainer[int]
     more_follows: bool
-    def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_milli: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
+    def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us")

@@ -34,6 +34,9 @@ class DraftLength(Protocol):
     def observe(self, outcome: Round, draft_probs: tuple[float, ...]) -> None:
         """What became of it."""
 
+    def believe(self, verify_per_token_s: float) -> None:
+        """What the verifier says a further token costs it, seconds."""
+
 
 class FixedLength:
     """Always the same number."""
@@ -46,6 +49,9 @@ class FixedLength:
         return self._plan
 
     def observe(self, outcome: Round, draft_probs: tuple[float, ...]) -> None:
+        """Nothing to learn."""
+
+    def believe(self, verify_per_token_s: float) -> None:
         """Nothing to learn."""
 
 
@@ -95,6 +101,10 @@ class AdaptiveLength:
         if outcome.num_drafted:
             measured_s = outcome.draft_s / outcome.num_drafted
             self._draft_token_s += (measured_s - self._draft_token_s) * (0.1 if self._draft_token_s else 1.0)
+
+    def believe(self, verify_per_token_s: float) -> None:
+        """Start from the verifier's own figure: it sees steps of many sizes, this side may see one."""
+        self._round_trip.prior_per_token_s = verify_per_token_s
 
 
 class Calibration:

@@ -31,6 +31,8 @@ async def sync(run: Run) -> AsyncIterator[TokensEvent]:
                 if commit is None:
                     break
                 drafting.observe(commit.position, commit.token_ids)
+                if not run.report.rounds and session.opened is not None:
+                    length.believe(session.opened.verify_per_token_s)
                 outcome = _outcome(drafted, commit, round_s)
                 length.observe(outcome, drafted.proposal.probs)
                 run.report.rounds.append(outcome)
