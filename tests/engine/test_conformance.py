@@ -1,12 +1,15 @@
 """Both engines keep the contract of `paceline.cloud.engine.base.TargetEngine`."""
 
+from collections.abc import Sequence
+
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from paceline.cloud.engine.base import EngineConfig, TargetEngine
-from paceline.cloud.engine.conformance import CHECKS, MakeEngine
+from paceline.cloud.engine.base import EngineConfig, Row, TargetEngine
+from paceline.cloud.engine.conformance import CHECKS, MakeEngine, check_engine
 from paceline.cloud.engine.paged import PagedEngine
 from paceline.cloud.engine.table import TableEngine
+from paceline.common.sampling.rows import NumpyLogitRows
 
 
 def table(capacity_tokens: int) -> TargetEngine:
@@ -43,3 +46,30 @@ def paged(page_size: int) -> MakeEngine:
 def test_engine_keeps_the_contract(check, make_engine: MakeEngine) -> None:
     """Every engine passes every public conformance check."""
     check(make_engine, 2e-5)
+
+
+class Forgetful(TableEngine):
+    """Drops what it cached whenever two sessions share a step."""
+
+    def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
+        """Serve the rows from an empty past."""
+        if len(rows) == 1:
+            return super().step(rows)
+        super().step(rows)
+        fresh = TableEngine(self.vocab_size, self.seed)
+        return fresh.step([Row(row.key, 0, row.token_ids, row.num_logits) for row in rows])
+
+
+class Leaky(TableEngine):
+    """Never frees a session."""
+
+    def release(self, key: int) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Leaky])
+def test_conformance_finds_a_broken_engine(broken: type[TableEngine]) -> None:
+    """An engine whose sessions disturb each other, or that keeps what was released, does not pass."""
+    check_engine(table)
+    with pytest.raises(AssertionError):
+        check_engine(lambda capacity: broken(50, max_context=256, capacity_tokens=capacity))

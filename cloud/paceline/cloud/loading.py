@@ -60,13 +60,7 @@ def load_target(
         Unreachable: the hub does not answer.
         MissingDependency: torch or transformers is not installed.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise MissingDependency(
-            f"a target model needs {error.name}", cure="pip install 'paceline[cloud]'"
-        ) from error
+    torch, transformers = _import_libraries()
     from paceline.cloud.engine.compatibility import check_config, check_model, context_limit, vocabulary_size
 
     _check_directory(name_or_path)
@@ -91,6 +85,18 @@ def load_target(
         weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         tokenizer=tokenizer,
     )
+
+
+def _import_libraries() -> tuple[Any, Any]:
+    """torch and transformers, which `paceline[cloud]` brings."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(
+            f"a target model needs {error.name}", cure="pip install 'paceline[cloud]'"
+        ) from error
+    return torch, transformers
 
 
 def _read_weights(
