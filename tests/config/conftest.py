@@ -26,6 +26,12 @@ hops:
 """
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files name models relative to the current folder; here there are none, wherever the tests run."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def sound() -> str:
     """A valid three-hop chain."""

@@ -10,7 +10,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.common.config import TopologyError, load_topology, parse_topology, topology_schema
+from paceline.common.config import (
+    TopologyError,
+    fingerprint_of,
+    load_topology,
+    model_of,
+    parse_topology,
+    topology_schema,
+)
 from paceline.common.config.checks import DRAFTER_OPTIONS
 from paceline.common.config.document import MAX_BYTES
 from paceline.common.tokens import Rule
@@ -27,6 +34,16 @@ def test_a_shipped_topology_is_sound(file: Path) -> None:
 
     jsonschema.validate(yaml.safe_load(file.read_text()), topology_schema())
     assert topology.hops[-1].target is not None
+
+
+def test_shipped_topologies_fit_the_shipped_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run from a clone, every shipped file finds its models, and they share one vocabulary."""
+    monkeypatch.chdir(TOPOLOGIES.parents[1])
+
+    for file in SHIPPED:
+        models = [found[1] for hop in load_topology(file).hops if (found := model_of(hop))]
+        assert models
+        assert len({fingerprint_of(model) for model in models}) == 1
 
 
 def test_the_committed_schema_is_the_current_one() -> None:

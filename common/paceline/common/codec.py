@@ -84,13 +84,9 @@ def _reverse(table: Mapping[Any, int]) -> Mapping[int, Any]:
     return {number: value for value, number in table.items()}
 
 
-_RULE_OF = _reverse(_RULES)
-_FILL_OF = _reverse(_FILLS)
-_FEATURE_OF = _reverse(_FEATURES)
-_HOW_OF = _reverse(_HOWS)
-_NEXT_KIND_OF = _reverse(_NEXT_KINDS)
-_REASON_OF = _reverse(_REASONS)
-_STATUS_OF = _reverse(_CODES)
+_RULE_OF, _FILL_OF, _FEATURE_OF = _reverse(_RULES), _reverse(_FILLS), _reverse(_FEATURES)
+_HOW_OF, _NEXT_KIND_OF = _reverse(_HOWS), _reverse(_NEXT_KINDS)
+_REASON_OF, _STATUS_OF = _reverse(_REASONS), _reverse(_CODES)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
