@@ -17,20 +17,22 @@ from paceline.training import (
     run_recipe,
 )
 from paceline.training.__main__ import main
-from paceline.training.recipes import SHIPPED, find_recipe
+from paceline.training.recipes import SHIPPED, Stage, find_recipe
 
 RUN = RunSettings(steps=4, window=32, long_window=64, batch_tokens=128, warmup_steps=1)
+TEXT = (Portion(windows=8, length=32, temperature=0.7, prompt_tokens=(8,), batch=8),)
 TINY = replace(
     SHIPPED,
     vocab_size=300,
     shapes={
-        name: ModelShape(32, 1, 1, 1, 64, vocab_size=300, max_positions=128) for name in ("base", "pico")
+        name: ModelShape(32, num_layers, 1, 1, 64, vocab_size=300, max_positions=128)
+        for name, num_layers in (("base", 1), ("pico", 1), ("mid", 2))
     },
     plain={"base": RUN, "pico": RUN},
-    distilled={"pico": RUN},
-    short=(Portion(windows=8, length=32, temperature=0.7, prompt_tokens=(8,), batch=8),),
+    distilled={"pico": (Stage(RUN, TEXT), Stage(replace(RUN, seed=1), TEXT)), "mid": (Stage(RUN, TEXT),)},
     long=(Portion(windows=4, length=64, temperature=None, batch=4),),
     heldout=Portion(windows=4, length=32, temperature=0.0, prompt_tokens=(8,), batch=4),
+    grown={"mid": "pico"},
     prompts=PromptPlan(count=4, min_tokens=8, max_tokens=40, long_count=1, long_tokens=200),
 )
 
@@ -49,6 +51,8 @@ def test_one_command_makes_a_whole_family(world: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["training", "--recipe", "tiny", *folders])
     main()
 
+    assert "2 layers" not in (tmp_path / "pico" / "README.md").read_text()
+    assert "| layers | 2 of" in (tmp_path / "mid" / "README.md").read_text()
     assert "## Acceptance under base" in (tmp_path / "pico" / "README.md").read_text()
     assert "## Samples" in (tmp_path / "base" / "README.md").read_text()
     assert len((tmp_path / "prompts" / "heldout.jsonl").read_text().splitlines()) == 4

@@ -59,7 +59,8 @@ def _run_stage(name: str, workshop: Workshop, stage: str, model: str | None) -> 
         if stage == "train":
             train(plain_config(recipe, workshop, chosen))
         elif stage == "distill":
-            distill(distill_config(recipe, workshop, chosen))
+            for index in range(len(recipe.distilled[chosen])):
+                distill(distill_config(recipe, workshop, chosen, index))
         else:
             write_card(card_config(recipe, workshop, chosen, recipe_name=name))
 

@@ -13,6 +13,7 @@ from paceline.training.architecture import ModelShape, build_model
 from paceline.training.corpus import CorpusConfig, build_corpus
 from paceline.training.errors import TrainingError
 from paceline.training.generation import Transcript
+from paceline.training.growth import grow, shape_of
 from paceline.training.loop import RunSettings, run_steps
 from paceline.training.packing import RowSampler, TokenStream
 from paceline.training.reporting import Reporter
@@ -57,9 +58,9 @@ class DistillConfig:
     heldout: Portion
     """Text cut from held-out files, to measure on."""
     start: Path | None = None
-    """Folder of a plainly trained draft model to begin with."""
+    """Folder of a trained draft model to begin with."""
     shape: ModelShape | None = None
-    """Shape of the draft model; needed when ``start`` is not given."""
+    """Shape of the draft model; needed when ``start`` is not given. If both are, ``start`` is grown to it."""
     weights: LossWeights = field(default_factory=LossWeights)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
 
@@ -165,7 +166,10 @@ def _check(config: DistillConfig) -> None:
 def _starting_model(config: DistillConfig) -> tuple[LlamaForCausalLM, RunFacts | None]:
     """The draft model to begin with, and how it was trained so far."""
     if config.start is not None:
-        return load_model(config.start), load_facts(config.start)
+        model, facts = load_model(config.start), load_facts(config.start)
+        if config.shape is not None and config.shape != shape_of(model):
+            model = grow(model, config.shape, seed=config.run.seed)
+        return model, facts
     assert config.shape is not None  # Checked before.
     return build_model(config.shape, seed=config.run.seed), None
 

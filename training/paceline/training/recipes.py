@@ -25,6 +25,15 @@ from paceline.training.transcripts import Portion
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One distillation run of a draft model; the next stage begins with its weights."""
+
+    run: RunSettings
+    short: tuple[Portion, ...]
+    """Text for most of the run."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A target and the draft models distilled from it."""
 
@@ -36,11 +45,14 @@ class Recipe:
     """First sentence of each model's card."""
     plain: dict[str, RunSettings]
     """Plain training: of the target, and of draft models that do not start from nothing."""
-    distilled: dict[str, RunSettings]
+    distilled: dict[str, tuple[Stage, ...]]
     """Distillation of every model but the target."""
-    short: tuple[Portion, ...]
+    grown: dict[str, str]
+    """Draft models that begin as the first stage of another one, which must be distilled before them."""
     long: tuple[Portion, ...]
+    """Text for the end of every stage."""
     heldout: Portion
+    """Held-out text that every stage is measured on as it runs."""
     weights: LossWeights
     prompts: PromptPlan
     date: str
@@ -67,17 +79,39 @@ class Workshop:
         """File of held-out prompts."""
         return self.models / "prompts" / "heldout.jsonl"
 
+    def stage(self, name: str, index: int) -> Path:
+        """Folder of a draft model between two stages of distillation."""
+        return self.work / "distilled" / f"{name}-{index}"
+
     def plain(self, name: str) -> Path:
         """Folder of a draft model before distillation."""
         return self.work / "plain" / name
 
+
+FIRST_TEXT = (
+    Portion(windows=1024, length=256, temperature=0.0),
+    Portion(windows=1024, length=256, temperature=0.7),
+    Portion(windows=512, length=256, temperature=1.0),
+    Portion(windows=1536, length=256, temperature=None),
+    # Begun after longer snippets: another piece of text than the first two.
+    Portion(windows=1024, length=256, temperature=0.0, prompt_tokens=(24, 72, 136)),
+    Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(24, 72, 136)),
+)
+"""Mostly text that the target wrote: how it goes on once it has begun to repeat itself."""
+
+SECOND_TEXT = (
+    Portion(windows=1536, length=256, temperature=0.0, prompt_tokens=(64, 128, 192)),
+    Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(64, 128, 192)),
+    Portion(windows=512, length=256, temperature=None),
+)
+"""More snippets and less of the target after each: how it goes on right after somebody else's text."""
 
 SHIPPED = Recipe(
     vocab_size=2048,
     target="base",
     shapes={
         "base": ModelShape(hidden_size=256, num_layers=8, num_heads=4, num_kv_heads=2, mlp_size=704),
-        "mid": ModelShape(hidden_size=192, num_layers=4, num_heads=3, num_kv_heads=1, mlp_size=512),
+        "mid": ModelShape(hidden_size=128, num_layers=6, num_heads=4, num_kv_heads=2, mlp_size=512),
         "pico": ModelShape(hidden_size=128, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=352),
     },
     roles={
@@ -90,22 +124,49 @@ SHIPPED = Recipe(
         "pico": RunSettings(steps=1000, decay_fraction=0.15, long_fraction=0.05, compile=True, threads=1),
     },
     distilled={
-        "mid": RunSettings(
-            steps=1500, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
+        "pico": (
+            Stage(
+                RunSettings(
+                    steps=3600,
+                    warmup_steps=20,
+                    decay_fraction=0.4,
+                    long_fraction=0.02,
+                    compile=True,
+                    threads=1,
+                ),
+                FIRST_TEXT,
+            ),
+            Stage(
+                RunSettings(
+                    steps=900,
+                    warmup_steps=20,
+                    decay_fraction=0.5,
+                    long_fraction=0.02,
+                    seed=1,
+                    compile=True,
+                    threads=1,
+                ),
+                SECOND_TEXT,
+            ),
         ),
-        "pico": RunSettings(
-            steps=3600, warmup_steps=20, decay_fraction=0.4, long_fraction=0.05, compile=True, threads=1
+        "mid": (
+            Stage(
+                RunSettings(
+                    steps=400,
+                    learning_rate=1.5e-3,
+                    matrix_learning_rate=0.01,
+                    warmup_steps=40,
+                    decay_fraction=0.6,
+                    long_fraction=0.04,
+                    seed=1,
+                    compile=True,
+                    threads=1,
+                ),
+                SECOND_TEXT,
+            ),
         ),
     },
-    short=(
-        Portion(windows=1024, length=256, temperature=0.0),
-        Portion(windows=1024, length=256, temperature=0.7),
-        Portion(windows=512, length=256, temperature=1.0),
-        Portion(windows=1536, length=256, temperature=None),
-        # Begun after longer snippets: another piece of text than the first two.
-        Portion(windows=1024, length=256, temperature=0.0, prompt_tokens=(24, 72, 136)),
-        Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(24, 72, 136)),
-    ),
+    grown={"mid": "pico"},
     long=(Portion(windows=96, length=2048, temperature=None, batch=8),),
     heldout=Portion(windows=64, length=256, temperature=0.0),
     weights=LossWeights(divergence=1.0, variation=1.0, best=0.0),
@@ -134,8 +195,9 @@ def run_recipe(name: str, workshop: Workshop) -> None:
     prepare(recipe, workshop)
     for model in recipe.plain:
         train(plain_config(recipe, workshop, model))
-    for model in recipe.distilled:
-        distill(distill_config(recipe, workshop, model))
+    for model, stages in recipe.distilled.items():
+        for index in range(len(stages)):
+            distill(distill_config(recipe, workshop, model, index))
     for model in recipe.shapes:
         write_card(card_config(recipe, workshop, model, recipe_name=name))
 
@@ -168,18 +230,21 @@ def plain_config(recipe: Recipe, workshop: Workshop, model: str) -> TrainConfig:
     )
 
 
-def distill_config(recipe: Recipe, workshop: Workshop, model: str) -> DistillConfig:
-    """Distillation of one draft model of a recipe."""
+def distill_config(recipe: Recipe, workshop: Workshop, model: str, index: int) -> DistillConfig:
+    """Stage ``index`` of the distillation of one draft model of a recipe."""
+    stages = recipe.distilled[model]
+    is_last = index == len(stages) - 1
+    start = workshop.plain(model) if model in recipe.plain else None
     return DistillConfig(
         target=workshop.models / recipe.target,
-        output=workshop.models / model,
-        work=workshop.work / "runs" / f"{model}-distilled",
+        output=workshop.models / model if is_last else workshop.stage(model, index),
+        work=workshop.work / "runs" / f"{model}-distilled-{index}",
         transcripts=workshop.work / "transcripts",
-        run=recipe.distilled[model],
-        short=recipe.short,
+        run=stages[index].run,
+        short=stages[index].short,
         long=recipe.long,
         heldout=recipe.heldout,
-        start=workshop.plain(model) if model in recipe.plain else None,
+        start=start if index == 0 else workshop.stage(model, index - 1),
         shape=recipe.shapes[model],
         weights=recipe.weights,
         corpus=workshop.corpus,
