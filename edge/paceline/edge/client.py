@@ -7,7 +7,7 @@ async for event in client.generate(request):
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -132,7 +132,7 @@ class Generation:
         self.report = run.report
         self._run = run
 
-    async def __aiter__(self) -> AsyncIterator[TokensEvent]:
+    async def __aiter__(self) -> AsyncGenerator[TokensEvent, None]:
         report, began_s = self.report, time.perf_counter()
         try:
             async for event in MODES[report.mode](self._run):

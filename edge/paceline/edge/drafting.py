@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from paceline.edge.draft_length import Plan
@@ -56,7 +57,10 @@ class Drafting:
 
     def close(self) -> None:
         """Free the drafter's buffers, after whatever it is doing."""
-        self._executor.submit(self._close)
+        with suppress(
+            RuntimeError
+        ):  # a generation left in the middle may outlive its client: nothing to free then
+            self._executor.submit(self._close)
 
     def _propose(self, plan: Plan, limit: int) -> Drafted:
         began_s = time.perf_counter()
