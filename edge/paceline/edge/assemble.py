@@ -72,7 +72,14 @@ def assemble(
 def _tokenizer_of(folder: Path | None) -> Path:
     """A model folder's tokenizer; an exported one may have left it one folder up."""
     assert folder is not None, "checked by the caller"
-    return folder if (folder / "tokenizer.json").is_file() else folder.parent
+    for place in (folder, folder.parent):
+        if (place / "tokenizer.json").is_file():
+            return place
+    raise InvalidRequest(
+        f"{folder} holds no tokenizer.json",
+        field="draft_model",
+        cure="name a Hugging Face or exported model folder, or give --tokenizer",
+    )
 
 
 def _load(kind: str, options: dict[str, Any]) -> Drafter:
