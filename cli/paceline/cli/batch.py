@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from paceline.cli import show
 from paceline.cli.inputs import BatchItem, read_batch
-from paceline.common.errors import InvalidRequest, PacelineError
+from paceline.common.errors import InvalidRequest, OutOfRange, PacelineError
 from paceline.common.tokenizer import Tokenizer
-from paceline.edge.client import Client, check_request
+from paceline.edge.client import Client
 from paceline.edge.request import GenerationRequest
 
 
@@ -40,12 +40,27 @@ async def run(job: Job, client: Client, tokenizer: Tokenizer) -> None:
         PacelineError: the verifier refused a line or went away; lines already complete have been written.
     """
     items = read_batch(job.prompts_file, job.template, tokenizer)
-    for item in items:
-        check_request(item.request)
-    with _writer(job.output) as file, _progress() as progress:
-        bar = progress.add_task("generating", total=len(items))
+    with _writer(job.output) as file:
         async with client:
-            await _run_all(job, items, client, tokenizer, file, lambda: progress.advance(bar))
+            _check_lengths(items, client)
+            if job.output is not None:
+                file.truncate(0)
+            with _progress() as progress:
+                bar = progress.add_task("generating", total=len(items))
+                await _run_all(job, items, client, tokenizer, file, lambda: progress.advance(bar))
+
+
+def _check_lengths(items: list[BatchItem], client: Client) -> None:
+    """One line too long for the target should not end a batch after an hour."""
+    for item in items:
+        wanted = len(item.request.prompt_token_ids) + item.request.max_new_tokens
+        if client.verifier is not None and wanted > client.verifier.max_context:
+            raise OutOfRange(
+                f"prompt of {len(item.request.prompt_token_ids)} tokens + max_new_tokens "
+                f"{item.request.max_new_tokens} is more than the model's context of {client.verifier.max_context}",
+                field=f"line {item.index + 1}: max_new_tokens",
+                cure="ask for fewer tokens, or shorten the prompt",
+            )
 
 
 async def _run_all(
@@ -89,7 +104,7 @@ def _writer(output: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        file = output.open("w", encoding="utf-8")
+        file = output.open("a", encoding="utf-8")  # emptied only once there is something to write
     except OSError as error:
         raise InvalidRequest(
             f"{output}: {error.strerror}", field="output", cure="name a writable file"

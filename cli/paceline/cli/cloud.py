@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import socket
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from paceline.cli.version import software_version
 from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.hops.grpc import check_address
 from paceline.common.tokenizer import fingerprint
 from paceline.common.tokens import Rule
 
@@ -63,6 +65,7 @@ def serve(
     """Load a target model and verify drafts until SIGTERM."""
     from paceline.cloud.config import ServerConfig, VerifierConfig
 
+    _check_listen(listen)
     config = VerifierConfig(
         max_sessions=max_sessions,
         prefill_chunk_tokens=prefill_chunk_tokens,
@@ -79,6 +82,21 @@ def serve(
     if metrics_port is not None:
         _serve_metrics(verifier, metrics_port)
     _run(verifier, ServerConfig(listen=listen, metrics_port=metrics_port, drain_s=drain_s))
+
+
+def _check_listen(address: str) -> None:
+    """Refuse an address nobody could listen on before a model is loaded, which may take minutes."""
+    check_address(address, "listen")
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot listen on {address}: {str(error.strerror).partition(' (')[0]}",
+            field="listen",
+            cure="choose another port, or port 0 for a free one",
+        ) from None
 
 
 def _load(

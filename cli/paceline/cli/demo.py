@@ -89,8 +89,8 @@ async def _compare(
         warm = replace(request, max_new_tokens=min(24, request.max_new_tokens))
         for mode in ("cloud", "sync"):
             await edge.complete(warm, mode)
-        console.print(prompt, end="", style="dim", markup=False, soft_wrap=True)
         generation, printer = edge.generate(request), show.TokenPrinter(console, model.tokenizer)
+        printer.write(prompt, "dim")
         async for event in generation:
             printer.show(event)
         console.print("\n")

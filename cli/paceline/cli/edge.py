@@ -2,23 +2,27 @@
 
 import asyncio
 import sys
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from paceline.cli import batch, show
-from paceline.cli.inputs import read_prompt
+from paceline.cli.inputs import checked_text, read_prompt
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.assemble import EdgeModel, assemble
-from paceline.edge.client import Client
-from paceline.edge.request import GenerationRequest
+from paceline.edge.client import Client, Generation, check_request
+from paceline.edge.modes import MODES
+from paceline.edge.request import GenerationRequest, Report
 
-app = typer.Typer(name="edge", help="Generate texts: draft on this device, verify in the cloud.", no_args_is_help=True)
+app = typer.Typer(
+    name="edge", help="Generate texts: draft on this device, verify in the cloud.", no_args_is_help=True
+)
 
 Verifier = Annotated[
     str, typer.Option(help="HOST:PORT of the verifier. Mode local needs none.", envvar="PACELINE_VERIFIER")
@@ -26,7 +30,8 @@ Verifier = Annotated[
 DraftModel = Annotated[
     str | None,
     typer.Option(
-        help="Exported folder, or a Hugging Face folder (exported once into the cache).", envvar="PACELINE_DRAFT_MODEL"
+        help="Exported folder, or a Hugging Face folder (exported once into the cache).",
+        envvar="PACELINE_DRAFT_MODEL",
     ),
 ]
 DrafterKind = Annotated[
@@ -44,10 +49,14 @@ RuleName = Annotated[
         envvar="PACELINE_RULE",
     ),
 ]
-MaxNewTokens = Annotated[int, typer.Option(help="Tokens to generate at most.", envvar="PACELINE_MAX_NEW_TOKENS")]
+MaxNewTokens = Annotated[
+    int, typer.Option(help="Tokens to generate at most.", envvar="PACELINE_MAX_NEW_TOKENS")
+]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", envvar="PACELINE_TEMPERATURE")]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.", envvar="PACELINE_TOP_K")]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.", envvar="PACELINE_TOP_P")]
+TopP = Annotated[
+    float, typer.Option(help="Keep the likeliest tokens up to this mass.", envvar="PACELINE_TOP_P")
+]
 MinP = Annotated[
     float, typer.Option(help="Drop tokens below this share of the likeliest.", envvar="PACELINE_MIN_P")
 ]
@@ -57,7 +66,9 @@ RepetitionPenalty = Annotated[
 PresencePenalty = Annotated[float, typer.Option(help="-2..2.", envvar="PACELINE_PRESENCE_PENALTY")]
 FrequencyPenalty = Annotated[float, typer.Option(help="-2..2.", envvar="PACELINE_FREQUENCY_PENALTY")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.", envvar="PACELINE_SEED")]
-StopTokenId = Annotated[list[int] | None, typer.Option(help="Ends the text, besides the model's own; repeatable.")]
+StopTokenId = Annotated[
+    list[int] | None, typer.Option(help="Ends the text, besides the model's own; repeatable.")
+]
 NumSpeculativeTokens = Annotated[
     str,
     typer.Option(
@@ -80,7 +91,9 @@ def generate(
     draft_model: DraftModel = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="Batch: JSON lines with prompt or prompt_token_ids.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option(help="Batch: JSON lines with prompt or prompt_token_ids.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Batch: where the JSON lines go.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Batch: texts at a time.")] = 4,
     max_new_tokens: MaxNewTokens = 128,
@@ -104,7 +117,16 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Generate one text, or one per line of a file."""
-    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
+    check_mode(mode)
+    if prompts_file is None and output is not None:
+        raise InvalidRequest(
+            "only a batch has an output file", field="output", cure="add --prompts-file, or use > FILE"
+        )
+    text = read_prompt(source, prompt, prompt_file) if prompts_file is None else None
+    if prompts_file is not None and (source or prompt or prompt_file):
+        raise InvalidRequest(
+            "a batch has its prompts in its file", field="prompts_file", cure="give no other prompt"
+        )
     template = GenerationRequest(
         prompt_token_ids=(),
         max_new_tokens=max_new_tokens,
@@ -117,13 +139,14 @@ def generate(
         ignore_eos=ignore_eos,
         num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
     )
+    _check(template)
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
     address = None if mode == "local" else verifier
-    if prompts_file is not None:
+    if text is not None:
+        asyncio.run(_generate_one(client(address, model), model, template, text, mode, as_json))
+    elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
         asyncio.run(batch.run(job, client(address, model), model.tokenizer))
-        return
-    text = read_prompt(source, prompt, prompt_file)
-    asyncio.run(_generate_one(client(address, model), model, template, text, mode, as_json))
 
 
 @app.command("chat")
@@ -141,7 +164,7 @@ def chat(
     tokenizer: TokenizerPath = None,
 ) -> None:
     """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
-    model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
+    check_mode(mode)
     template = GenerationRequest(
         prompt_token_ids=(),
         max_new_tokens=max_new_tokens,
@@ -150,8 +173,10 @@ def chat(
         seed=seed,
         num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
     )
+    _check(template)
+    model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
     address = None if mode == "local" else verifier
-    asyncio.run(_chat(client(address, model), model, template, mode))
+    _chat(client(address, model), model, template, mode)
 
 
 def load_edge(
@@ -180,12 +205,25 @@ def client(verifier: str | None, model: EdgeModel) -> Client:
     )
 
 
+def check_mode(mode: str) -> None:
+    """Refuse an unknown mode before anything is loaded."""
+    if mode not in MODES:
+        raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
+
+
+def _check(template: GenerationRequest) -> None:
+    """Refuse what no verifier could serve before anything is loaded; the prompt is still to come."""
+    check_request(replace(template, prompt_token_ids=(0,)))
+
+
 def parse_rule(rule: str) -> Rule | None:
     """None for auto."""
     if rule == "auto":
         return None
     if rule not in set(Rule):
-        raise InvalidRequest(f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}")
+        raise InvalidRequest(
+            f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}"
+        )
     return Rule(rule)
 
 
@@ -194,7 +232,9 @@ def parse_num_speculative_tokens(number: str) -> int | None:
     if number == "auto":
         return None
     if not number.isdecimal() or int(number) < 1:
-        raise InvalidRequest(f"{number!r} is neither auto nor at least 1", field="num_speculative_tokens")
+        raise InvalidRequest(
+            f"{number!r} is no count of tokens", field="num_speculative_tokens", cure="auto, or at least 1"
+        )
     return int(number)
 
 
@@ -203,46 +243,60 @@ async def _generate_one(
 ) -> None:
     request = replace(template, prompt_token_ids=model.tokenizer.encode(text))
     async with edge:
-        generation = edge.generate(request, mode)
         if as_json:
-            async for _ in generation:
-                pass
-            report = generation.report
+            report = await edge.complete(request, mode)
             show.print_json(show.result(report, model.tokenizer.decode(report.token_ids)))
             return
-        await _show_live(generation, model, text)
+        report = await _show_live(edge.generate(request, mode), model, text)
+    notes = Console(stderr=True, highlight=False)
+    notes.print("\n", show.legend(report.origins), sep="")
+    notes.print(show.summary(report))
 
 
-async def _show_live(generation: Any, model: EdgeModel, text: str) -> None:
-    """Tokens on stdout as they come; what they cost on stderr, so that a pipe gets the text alone."""
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    if console.is_terminal:
-        console.print(text, end="", style="dim", markup=False, soft_wrap=True)
-    printer = show.TokenPrinter(console, model.tokenizer)
-    async for event in generation:
-        printer.show(event)
-    console.print()
-    notes.print()
-    notes.print(show.legend(generation.report.origins))
-    notes.print(show.summary(generation.report))
-
-
-async def _chat(edge: Client, model: EdgeModel, template: GenerationRequest, mode: str) -> None:
+async def _show_live(generation: Generation, model: EdgeModel, text: str) -> Report:
+    """Tokens on stdout as they come; a terminal shows the prompt before them."""
     console = Console(highlight=False)
-    console.print("Type text to continue; an empty line ends.", style="dim")
+    printer = show.TokenPrinter(console, model.tokenizer)
+    if console.is_terminal:
+        printer.write(text, "dim")
+    try:
+        async with aclosing(aiter(generation)) as events:
+            async for event in events:
+                printer.show(event)
+    finally:
+        if generation.report.token_ids:
+            printer.write("\n", "default")
+    return generation.report
+
+
+def _chat(edge: Client, model: EdgeModel, template: GenerationRequest, mode: str) -> None:
+    """Between turns no event loop runs, so that an interrupt ends the waiting for a line as it does anywhere."""
+    notes = Console(stderr=True, highlight=False)
     text: tuple[int, ...] = ()
-    async with edge:
-        while line := await asyncio.to_thread(_read_line):
-            text = (*text, *model.tokenizer.encode(line))
-            generation = edge.generate(replace(template, prompt_token_ids=text), mode)
-            await _show_live(generation, model, "")
-            text = (*text, *generation.report.token_ids)
+    with asyncio.Runner() as runner:
+        try:
+            if mode != "local":
+                runner.run(edge.connect())
+            notes.print("Type text to continue; \\n in it is a line break, an empty line ends.", style="dim")
+            while line := _read_line():
+                text = (*text, *model.tokenizer.encode(checked_text(line, "prompt")))
+                generation = edge.generate(replace(template, prompt_token_ids=text), mode)
+                report = runner.run(_show_live(generation, model, ""))
+                text = (*text, *report.token_ids)
+                notes.print(show.legend(report.origins))
+                notes.print(show.brief(report), style="dim")
+        finally:
+            runner.run(edge.close())
 
 
 def _read_line() -> str:
-    """A line of the user; empty at the end of input. `\\n` typed in it stands for a line break."""
+    """A line of the user; empty at the end of input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n").replace("\\n", "\n")
     try:
-        sys.stdout.flush()
         return input("› ").replace("\\n", "\n")
     except EOFError:
         return ""
+    except KeyboardInterrupt:
+        print()
+        raise

@@ -8,6 +8,7 @@ from typing import Any
 
 from paceline.common.errors import InvalidRequest
 from paceline.common.tokenizer import Tokenizer
+from paceline.edge.client import check_request
 from paceline.edge.request import GenerationRequest
 
 _KEYS = frozenset({"prompt", "prompt_token_ids", "seed", "temperature", "max_new_tokens"})
@@ -29,27 +30,46 @@ def read_prompt(source: str | None, prompt: str | None, prompt_file: Path | None
             field="prompt",
             cure="--prompt TEXT, --prompt-file FILE, or - for standard input",
         )
-    text = prompt if prompt is not None else sys.stdin.read() if source == "-" else read_text(prompt_file)
-    if not text:
-        raise InvalidRequest("the prompt is empty", field="prompt")
+    if prompt is None:
+        prompt = _read_stdin() if source == "-" else read_text(prompt_file, "prompt_file")
+    if not prompt:
+        raise InvalidRequest("the prompt is empty", field="prompt", cure="give at least one character")
+    return checked_text(prompt, "prompt")
+
+
+def checked_text(text: str, field: str) -> str:
+    """Refuse half characters, which JSON escapes and a shell's raw bytes can smuggle into a string.
+
+    Raises:
+        InvalidRequest: the text has no UTF-8 form.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequest("not valid Unicode", field=field, cure="give UTF-8 text") from None
     return text
 
 
-def read_text(file: Path | None) -> str:
-    """A UTF-8 file.
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("standard input is not UTF-8 text", field="prompt", cure="convert it") from None
+
+
+def read_text(file: Path | None, option: str) -> str:
+    """A UTF-8 file, as it is: line ends are not translated.
 
     Raises:
-        InvalidRequest: it cannot be read.
+        InvalidRequest: it cannot be read; names the option it was given by.
     """
     assert file is not None, "one of the three is given"
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes().decode("utf-8")
     except OSError as error:
-        raise InvalidRequest(
-            f"{file}: {error.strerror}", field="prompt_file", cure="check the path"
-        ) from None
+        raise InvalidRequest(f"{file}: {error.strerror}", field=option, cure="check the path") from None
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{file} is not UTF-8 text", field="prompt_file") from None
+        raise InvalidRequest(f"{file} is not UTF-8 text", field=option, cure="convert it") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,7 @@ def read_batch(file: Path, template: GenerationRequest, tokenizer: Tokenizer) ->
     Raises:
         InvalidRequest: naming file, line and key.
     """
-    lines = read_text(file).splitlines()
+    lines = read_text(file, "prompts_file").removeprefix("\ufeff").split("\n")
     items = [
         BatchItem(index, _request(line, template, tokenizer, f"{file}:{index + 1}"))
         for index, line in enumerate(lines)
@@ -78,47 +98,66 @@ def read_batch(file: Path, template: GenerationRequest, tokenizer: Tokenizer) ->
 
 
 def _request(line: str, template: GenerationRequest, tokenizer: Tokenizer, where: str) -> GenerationRequest:
+    fields = _fields(line, where)
+    sampling = template.sampling
+    if "temperature" in fields:
+        sampling = replace(sampling, temperature=_number(fields["temperature"], f"{where}: temperature"))
+    request = replace(
+        template,
+        prompt_token_ids=_prompt(fields, tokenizer, where),
+        sampling=sampling,
+        seed=_count(fields.get("seed", template.seed), f"{where}: seed"),
+        max_new_tokens=_count(
+            fields.get("max_new_tokens", template.max_new_tokens), f"{where}: max_new_tokens"
+        ),
+    )
+    try:
+        check_request(request)
+    except InvalidRequest as error:
+        error.field = f"{where}: {error.field}"
+        raise
+    return request
+
+
+def _fields(line: str, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-    except ValueError as error:
-        raise InvalidRequest(f"not JSON: {error}", field=where) from None
-    if not isinstance(fields, dict) or not fields.keys() <= _KEYS:
-        unknown = sorted(set(fields) - _KEYS) if isinstance(fields, dict) else [type(fields).__name__]
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"not JSON: {error}", field=where, cure='one {"prompt": …} per line') from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("not a JSON object", field=where, cure='one {"prompt": …} per line')
+    unknown = sorted(set(fields) - _KEYS)
+    if unknown:
         raise InvalidRequest(
             f"unknown {', '.join(unknown)}", field=where, cure=f"keys: {', '.join(sorted(_KEYS))}"
         )
     if ("prompt" in fields) == ("prompt_token_ids" in fields):
         raise InvalidRequest("give prompt or prompt_token_ids", field=where, cure="exactly one of them")
-    sampling = template.sampling
-    if "temperature" in fields:
-        sampling = replace(
-            sampling, temperature=float(_number(fields["temperature"], f"{where}: temperature"))
-        )
-    return replace(
-        template,
-        prompt_token_ids=_prompt(fields, tokenizer, where),
-        sampling=sampling,
-        seed=int(_number(fields.get("seed", template.seed), f"{where}: seed")),
-        max_new_tokens=int(
-            _number(fields.get("max_new_tokens", template.max_new_tokens), f"{where}: max_new_tokens")
-        ),
-    )
+    return fields
 
 
-def _number(value: Any, where: str) -> int | float:
+def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{value!r} is not a number", field=where)
+        raise InvalidRequest(f"{value!r} is not a number", field=where, cure="for example 0.8")
+    return float(value)
+
+
+def _count(value: Any, where: str) -> int:
+    if type(value) is not int:
+        raise InvalidRequest(f"{value!r} is not a whole number", field=where, cure="for example 32")
     return value
 
 
 def _prompt(fields: dict[str, Any], tokenizer: Tokenizer, where: str) -> tuple[int, ...]:
     if "prompt" in fields:
         if not isinstance(fields["prompt"], str):
-            raise InvalidRequest(f"{fields['prompt']!r} is not text", field=f"{where}: prompt")
-        return tokenizer.encode(fields["prompt"])
+            raise InvalidRequest(
+                f"{fields['prompt']!r} is not text", field=f"{where}: prompt", cure="put it in quotes"
+            )
+        return tokenizer.encode(checked_text(fields["prompt"], f"{where}: prompt"))
     token_ids = fields["prompt_token_ids"]
-    if not isinstance(token_ids, list) or not all(
-        type(token_id) is int and token_id >= 0 for token_id in token_ids
-    ):
-        raise InvalidRequest("not a list of token ids", field=f"{where}: prompt_token_ids")
+    if not isinstance(token_ids, list) or not all(type(token_id) is int for token_id in token_ids):
+        raise InvalidRequest(
+            "not a list of token ids", field=f"{where}: prompt_token_ids", cure="for example [12, 7]"
+        )
     return tuple(token_ids)

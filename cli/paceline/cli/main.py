@@ -1,9 +1,9 @@
-"""`paceline`: sub-commands and the last line of defence: an error becomes one line and an exit code, never a traceback."""
+"""`paceline`: sub-commands, and the last line of defence: an error becomes one line and an exit code."""
 
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -52,7 +52,9 @@ def options(
 ) -> None:
     """Options of every command."""
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise typer.BadParameter(f"{log_level!r} is not debug, info, warning or error", param_hint="--log-level")
+        raise typer.BadParameter(
+            f"{log_level!r} is not debug, info, warning or error", param_hint="--log-level"
+        )
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -61,7 +63,7 @@ def options(
 def main() -> None:
     """Entry point."""
     try:
-        app()
+        sys.exit(app(prog_name="paceline", standalone_mode=False) or 0)
     except PacelineError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
@@ -71,9 +73,24 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:  # the last line of defence: a bug of ours, said in one line
+        if hasattr(error, "format_message"):  # typer's own complaints; their class is not public everywhere
+            sys.exit(_show_usage_error(error))
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
-        _complain(f"internal error: {type(error).__name__}: {error} (please report it; --log-level debug shows more)")
+        _complain(
+            f"internal error: {type(error).__name__}: {error} (please report it; --log-level debug shows more)"
+        )
         sys.exit(1)
+
+
+def _show_usage_error(error: Any) -> int:
+    """A mistyped command line: one line that ends with where to look. A bare `paceline edge` gets the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        message = error.format_message().rstrip(".")
+        where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _complain(f"{message}{where}")
+    return int(error.exit_code)
 
 
 def _complain(text: str) -> None:

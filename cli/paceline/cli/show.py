@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -20,12 +22,14 @@ STYLES = {
     Origin.UNVERIFIED: "dim",
 }
 _MEANING = {
-    Origin.ACCEPTED: "drafted here, accepted",
-    Origin.RECOVERED: "corrected by the target",
-    Origin.BONUS: "bonus from the target",
-    Origin.FILLED: "written by the target alone",
+    Origin.ACCEPTED: "drafted and accepted",
+    Origin.RECOVERED: "corrected",
+    Origin.BONUS: "bonus",
+    Origin.FILLED: "target alone",
     Origin.UNVERIFIED: "not verified",
 }
+# A terminal obeys some characters instead of showing them; a model may write any. Line ends and tabs are let through.
+_CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def result(report: Report, text: str) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def print_json(value: Any) -> None:
 
 
 class TokenPrinter:
-    """Prints tokens as they come, coloured by who wrote them."""
+    """Prints tokens as they come, coloured by who wrote them; to a pipe or a file the text alone, as it is."""
 
     def __init__(self, console: Console, tokenizer: Tokenizer) -> None:
         self._console = console
@@ -73,19 +77,33 @@ class TokenPrinter:
 
     def show(self, event: TokensEvent) -> None:
         """Print the text an event completes."""
-        line = Text()
         for token_id, origin in zip(event.token_ids, event.origins, strict=True):
-            line.append(self._stream.push(token_id), style=STYLES[origin])
-        self._console.print(line, end="", soft_wrap=True)
+            self.write(self._stream.push(token_id), STYLES[origin])
+
+    def write(self, text: str, style: str) -> None:
+        """Print text neither wrapped nor otherwise arranged: it may be code."""
+        if self._console.is_terminal:
+            segment = Segment(text.translate(_CONTROL), Style.parse(style))
+            self._console.print(Segments([segment]), end="", soft_wrap=True)
+        elif not self._console.quiet:
+            self._console.file.write(text)
+            self._console.file.flush()
 
 
 def legend(origins: Sequence[Origin]) -> Text:
-    """What the colours mean, for the origins that occurred."""
-    line = Text()
-    for origin in Origin:
-        if origin in origins:
-            line.append("■ ", style=STYLES[origin]).append(f"{_MEANING[origin]} ({origins.count(origin)})   ")
-    return line
+    """What the colours mean, for the origins that occurred; fits on a line of 80 columns."""
+    parts = [
+        Text.assemble(("■ ", STYLES[origin]), f"{_MEANING[origin]} {origins.count(origin)}")
+        for origin in Origin
+        if origin in origins
+    ]
+    return Text(" · ").join(parts)
+
+
+def brief(report: Report) -> str:
+    """A generation in one line."""
+    line = f"{len(report.token_ids)} tokens · {report.tokens_per_s:.0f} tokens/s"
+    return f"{line} · {report.acceptance_rate:.0%} of the drafts accepted" if report.drafted_tokens else line
 
 
 def summary(report: Report) -> Table:
