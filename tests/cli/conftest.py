@@ -1,0 +1,167 @@
+"""The command line as a user meets it: its own process, or `main()` in this one where no link is involved."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from paceline.cli.cloud import READY_PREFIX
+from paceline.cli.main import main
+from paceline.cli.verifier_process import verifier_process
+from paceline.common.shipped import models_dir
+from paceline.edge.draft_model import resolve_draft_model
+
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def complains(self, *words: str, code: int = 2) -> None:
+        """It failed with one line that holds every word, nothing on stdout, and no traceback."""
+        assert self.code == code, self.err
+        assert self.out == ""
+        assert self.err.startswith("error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        for word in words:
+            assert word in self.err
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's own; a plain terminal of 80 columns."""
+    for name in os.environ:
+        if name.startswith("PACELINE_") and name != "PACELINE_MODELS":
+            monkeypatch.delenv(name)
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of a `paceline` process."""
+    return [sys.executable, "-m", "paceline.cli.main", *map(str, arguments)]
+
+
+@pytest.fixture
+def paceline(clean_environment: None) -> Callable[..., Outcome]:
+    """Run a command in a process of its own."""
+
+    def run(*arguments: object, stdin: str = "") -> Outcome:
+        done = subprocess.run(
+            command(*arguments), input=stdin.encode(), capture_output=True, timeout=TIMEOUT_S, check=False
+        )
+        return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def start(clean_environment: None) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start a command and talk to it; whatever is left of it is killed at the end."""
+    started = []
+
+    def run(*arguments: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command(*arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None and not stream.closed:
+                stream.close()
+
+
+@pytest.fixture
+def inline(
+    clean_environment: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Run a command in this process: for what ends before a verifier is asked."""
+
+    def run(*arguments: object, stdin: str = "") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["paceline", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of the shipped models."""
+    return models_dir().resolve()
+
+
+@pytest.fixture(scope="session")
+def pico(models: Path) -> Path:
+    """The shipped draft model, exported."""
+    return resolve_draft_model(models / "pico").onnx_dir
+
+
+@pytest.fixture(scope="session")
+def stranger(pico: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A draft model that works, but means other tokens by two of its ids."""
+    folder = tmp_path_factory.mktemp("stranger") / "model"
+    shutil.copytree(pico, folder)
+    source = pico if (pico / "tokenizer.json").is_file() else pico.parent
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def verifier(models: Path) -> Iterator[str]:
+    """Address of a verifier process."""
+    with verifier_process(models / "base") as process:
+        yield process.address
+
+
+@pytest.fixture
+def serve(
+    models: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> Callable[..., "contextmanager[tuple[subprocess.Popen[str], str]]"]:
+    """A verifier of the test's own, to be ended by it; gives the process and its address."""
+
+    @contextmanager
+    def run(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+        process = start("cloud", "serve", "--model", models / "base", "--listen", "127.0.0.1:0", *options)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(READY_PREFIX), process.stderr and process.stderr.read()
+        try:
+            yield process, line.removeprefix(READY_PREFIX).strip()
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+
+    return run
