@@ -225,11 +225,14 @@ async def _in_turn(
 
 
 async def _echo(echo: EchoClient, echoes: EchoRecord, latest: Sample) -> None:
-    """Exchanges back to back, and as far apart as the rounds just measured."""
+    """Exchanges back to back, as far apart as the rounds just measured, and with a second thread at the far end."""
     sizes = echoes.bytes_up, echoes.bytes_down
     pause_s = median([one.draft_s for one in latest.rounds]) if latest.rounds else 0.0
     echoes.back_to_back_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes)
     echoes.paced_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes, pause_s=pause_s)
+    echoes.handed_over_s += await echo.round_trips(
+        _ECHOES_PER_PROMPT, *sizes, pause_s=pause_s, hands_over=True
+    )
 
 
 def _contestants(stage: Stage, client: Client, mean_drafted: float) -> dict[str, Contestant]:

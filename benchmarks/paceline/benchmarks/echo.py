@@ -1,6 +1,7 @@
 """The floor of any gRPC exchange from Python: a bare bidirectional stream of bytes between two processes.
 
-`python -m paceline.benchmarks.echo` is the far end. A request starts with the size wanted in return (four bytes).
+`python -m paceline.benchmarks.echo` is the far end. A request starts with the size wanted in return (four bytes) and
+whether another thread should make it (one byte), as any server must whose model has a thread of its own.
 """
 
 import asyncio
@@ -43,10 +44,19 @@ class EchoClient:
         await self._channel.close()
 
     async def round_trips(
-        self, count: int, bytes_up: int, bytes_down: int, pause_s: float = 0.0
+        self, count: int, bytes_up: int, bytes_down: int, *, pause_s: float = 0.0, hands_over: bool = False
     ) -> list[float]:
-        """Seconds of each of `count` exchanges of these payload sizes, one after another, `pause_s` apart."""
-        request = bytes_down.to_bytes(_SIZE_BYTES, "big").ljust(bytes_up, b"\x7f")
+        """Seconds of each of `count` exchanges, one after another.
+
+        Args:
+            count: how many.
+            bytes_up: payload of a request; at least five.
+            bytes_down: payload of an answer.
+            pause_s: between them, spent in another thread, as drafting is.
+            hands_over: the far end passes each request to another thread and back.
+        """
+        header = bytes_down.to_bytes(_SIZE_BYTES, "big") + bytes([hands_over])
+        request = header.ljust(bytes_up, b"\x7f")
         seconds = []
         for _ in range(count):
             if pause_s:
@@ -59,8 +69,11 @@ class EchoClient:
 
 
 async def _exchange(requests: AsyncIterator[bytes], context: Any) -> None:
+    loop = asyncio.get_running_loop()
     async for request in requests:
-        await context.write(bytes(int.from_bytes(request[:_SIZE_BYTES], "big")))
+        size = int.from_bytes(request[:_SIZE_BYTES], "big")
+        hands_over = request[_SIZE_BYTES]
+        await context.write(await loop.run_in_executor(None, bytes, size) if hands_over else bytes(size))
 
 
 async def _serve() -> None:
