@@ -79,16 +79,12 @@ class Workshop:
         """File of held-out prompts."""
         return self.models / "prompts" / "heldout.jsonl"
 
-    def stage(self, name: str, index: int) -> Path:
-        """Folder of a draft model between two stages of distillation."""
-        return self.work / "distilled" / f"{name}-{index}"
-
     def plain(self, name: str) -> Path:
         """Folder of a draft model before distillation."""
         return self.work / "plain" / name
 
 
-FIRST_TEXT = (
+OWN_TEXT = (
     Portion(windows=1024, length=256, temperature=0.0),
     Portion(windows=1024, length=256, temperature=0.7),
     Portion(windows=512, length=256, temperature=1.0),
@@ -98,13 +94,6 @@ FIRST_TEXT = (
     Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(24, 72, 136)),
 )
 """Mostly text that the target wrote: how it goes on once it has begun to repeat itself."""
-
-SECOND_TEXT = (
-    Portion(windows=1536, length=256, temperature=0.0, prompt_tokens=(64, 128, 192)),
-    Portion(windows=1024, length=256, temperature=0.7, prompt_tokens=(64, 128, 192)),
-    Portion(windows=512, length=256, temperature=None),
-)
-"""More snippets and less of the target after each: how it goes on right after somebody else's text."""
 
 SHIPPED = Recipe(
     vocab_size=2048,
@@ -134,35 +123,22 @@ SHIPPED = Recipe(
                     compile=True,
                     threads=1,
                 ),
-                FIRST_TEXT,
-            ),
-            Stage(
-                RunSettings(
-                    steps=900,
-                    warmup_steps=20,
-                    decay_fraction=0.5,
-                    long_fraction=0.02,
-                    seed=1,
-                    compile=True,
-                    threads=1,
-                ),
-                SECOND_TEXT,
+                OWN_TEXT,
             ),
         ),
         "mid": (
             Stage(
                 RunSettings(
-                    steps=400,
+                    steps=260,
                     learning_rate=1.5e-3,
                     matrix_learning_rate=0.01,
                     warmup_steps=40,
                     decay_fraction=0.6,
-                    long_fraction=0.04,
-                    seed=1,
+                    long_fraction=0.03,
                     compile=True,
                     threads=1,
                 ),
-                SECOND_TEXT,
+                OWN_TEXT,
             ),
         ),
     },
@@ -232,23 +208,36 @@ def plain_config(recipe: Recipe, workshop: Workshop, model: str) -> TrainConfig:
 
 def distill_config(recipe: Recipe, workshop: Workshop, model: str, index: int) -> DistillConfig:
     """Stage ``index`` of the distillation of one draft model of a recipe."""
-    stages = recipe.distilled[model]
-    is_last = index == len(stages) - 1
-    start = workshop.plain(model) if model in recipe.plain else None
+    stage = recipe.distilled[model][index]
     return DistillConfig(
         target=workshop.models / recipe.target,
-        output=workshop.models / model if is_last else workshop.stage(model, index),
+        output=_stage_output(recipe, workshop, model, index),
         work=workshop.work / "runs" / f"{model}-distilled-{index}",
         transcripts=workshop.work / "transcripts",
-        run=stages[index].run,
-        short=stages[index].short,
+        run=stage.run,
+        short=stage.short,
         long=recipe.long,
         heldout=recipe.heldout,
-        start=start if index == 0 else workshop.stage(model, index - 1),
+        start=_stage_start(recipe, workshop, model, index),
         shape=recipe.shapes[model],
         weights=recipe.weights,
         corpus=workshop.corpus,
     )
+
+
+def _stage_start(recipe: Recipe, workshop: Workshop, model: str, index: int) -> Path | None:
+    """Folder of the model a stage begins with: the stage before, the parent's first stage, or plain training."""
+    if index > 0:
+        return _stage_output(recipe, workshop, model, index - 1)
+    if model in recipe.grown:
+        return _stage_output(recipe, workshop, recipe.grown[model], 0)
+    return workshop.plain(model) if model in recipe.plain else None
+
+
+def _stage_output(recipe: Recipe, workshop: Workshop, model: str, index: int) -> Path:
+    """Folder a stage writes to; the last one writes the finished model."""
+    is_last = index == len(recipe.distilled[model]) - 1
+    return workshop.models / model if is_last else workshop.work / "distilled" / f"{model}-{index}"
 
 
 def card_config(recipe: Recipe, workshop: Workshop, model: str, *, recipe_name: str) -> CardConfig:
