@@ -1,7 +1,6 @@
 """Every sub-command runs for real with a tiny pair, and prints exactly one JSON object."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,11 +70,3 @@ def test_concurrent_texts_equal_texts_written_alone(pair: "TinyPair") -> None:
     assert all(row["mismatches"] == 0 for row in found["rows"])
     live, recorded = (row["acceptance_rate"] for row in found["rows"][1:3])
     assert live == recorded
-
-
-def test_a_table_is_printed_without_json(tmp_path: Path) -> None:
-    """People get a table, with the machine it was measured on."""
-    outcome = CliRunner().invoke(app, ["bench", "vocab", "--quick", "--vocab-size", "256"])
-    assert outcome.exit_code == 0, outcome.output
-    assert "coupled" in outcome.stdout
-    assert "cores" in outcome.stdout
