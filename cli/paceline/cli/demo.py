@@ -22,8 +22,7 @@ from paceline.edge.request import GenerationRequest, Report
 DEFAULT_PROMPT = '''class Stack:
     """A last-in, first-out collection of items."""
 
-    def __init__(self, items=None):
-'''
+    def __init__(self, items=None):'''
 _REPETITIONS = 3
 
 
