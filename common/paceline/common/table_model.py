@@ -1,5 +1,6 @@
 """A language model without weights: the logits are a pure function of a hash of the whole prefix.
- Targets, drafters and tests share it. Every conditional differs from every other, so any mistake in position,
+
+Targets, drafters and tests share it. Every conditional differs from every other, so any mistake in position,
 rollback or order shows at once; it costs microseconds; and it is integer arithmetic up to one final scaling,
 hence identical on every machine.
 """

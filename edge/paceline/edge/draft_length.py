@@ -1,5 +1,6 @@
 """How many tokens to draft before asking. One seam, two policies.
- Decisions look at the past and at the probability of tokens that are *kept*: a token once drafted is always
+
+Decisions look at the past and at the probability of tokens that are *kept*: a token once drafted is always
 sent, so every rule stays exact (methods E11).
 """
 

@@ -1,5 +1,6 @@
 """Find the exported form of a draft model, exporting it once if need be.
- Accepts what people have: an exported folder, a Hugging Face folder that brings its export in `onnx/`, or a
+
+Accepts what people have: an exported folder, a Hugging Face folder that brings its export in `onnx/`, or a
 plain Hugging Face folder, whose export is then kept in the user's cache under a digest of its content.
 """
 

@@ -1,5 +1,6 @@
 """Turn a Hugging Face folder into an ONNX drafter with onnxruntime-genai's model builder.
- The builder wants torch and transformers, prints a great deal and changes `sys.path`, so it runs in a process
+
+The builder wants torch and transformers, prints a great deal and changes `sys.path`, so it runs in a process
 of its own (`python -m paceline.edge.export`, not meant to be called by hand); this process imports none of
 it.
 """

@@ -1,5 +1,6 @@
 """The one seam between whatever writes ahead and the rest of the edge: `Drafter` makes a `DraftSession`.
- A session holds one text: the prompt, what the verifier committed, and the session's own drafts after it.
+
+A session holds one text: the prompt, what the verifier committed, and the session's own drafts after it.
 `propose` writes on; `observe` tells what the committed text is. Both are addressed by absolute position and
 by content, never by "the last block", so repeating, delaying or skipping a call cannot put a session out of
 step.

@@ -1,6 +1,7 @@
 """What every drafter owes its callers, as a kit: `check_drafter(make_drafter)` raises on the first broken
 promise.
- Run it on a drafter of your own; the ones here run it too. Equality is the test throughout: whatever a
+
+Run it on a drafter of your own; the ones here run it too. Equality is the test throughout: whatever a
 session went through (drafts, rejections, full acceptance, duplicates), it must go on exactly as a fresh
 session told the same text would. Lossless verification rests on the rest: how a token was chosen is stated
 truly, and what was drawn is kept.

@@ -1,5 +1,6 @@
 """One session class for every drafter that is a language model; the model itself is a `ModelRunner`.
- The key/value cache needs no bookkeeping beyond its length: what the model has yet to consume is
+
+The key/value cache needs no bookkeeping beyond its length: what the model has yet to consume is
 `text[cached:]`. After a rejection that is the correction alone; after full acceptance it is the last draft
 *and* the bonus, because the drafter never consumed its own last token (the hole of methods E6).
 """

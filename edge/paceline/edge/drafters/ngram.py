@@ -1,5 +1,6 @@
 """Drafts by copying: the longest suffix of the text that occurred before says what came next (Max-Gram).
- Needs no model, no weights and no vocabulary, so it works against any target; it pays wherever text repeats
+
+Needs no model, no weights and no vocabulary, so it works against any target; it pays wherever text repeats
 (code, quotations, edits). References: prompt lookup; Cascade Speculative Drafting, arXiv:2312.11462, section
 3.
 """

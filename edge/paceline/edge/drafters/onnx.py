@@ -1,5 +1,6 @@
 """Draft model on plain ONNX Runtime, from a file made by onnxruntime-genai's builder.
- One buffer per layer is bound as both `past` and `present`; the attention operator appends in place and reads
+
+One buffer per layer is bound as both `past` and `present`; the attention operator appends in place and reads
 the valid length off the attention mask. So forgetting drafts costs nothing: the next call names a smaller
 past.
 """
