@@ -2,7 +2,10 @@
 
 import json
 import os
+import pty
 import signal
+import subprocess
+import sys
 
 PROMPT = "import os\nimport sys\n\n"
 
@@ -63,3 +66,43 @@ def wait_for_session(address: str) -> None:
         await hop.close()
 
     asyncio.run(poll())
+
+
+def test_an_interrupt_ends_a_chat_that_waits_for_a_line(clean_environment, pico) -> None:
+    """Ctrl-C at the prompt of a terminal: exit code 130 at once, without waiting for Enter."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paceline.cli.main", "edge", "chat", "--mode", "local", "--draft-model", pico],
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while "› ".encode() not in shown:
+        shown += os.read(ours, 1024)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    os.close(ours)
+    assert b"Traceback" not in shown
+
+
+def test_a_terminal_is_shown_colours_and_no_control_characters(clean_environment, pico) -> None:
+    """There the prompt comes first, dimmed, and what a terminal would obey is shown as a replacement character."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "paceline.cli.main", "edge", "generate", "--mode", "local"]
+    process = subprocess.Popen(
+        [*command, "--draft-model", pico, "--max-new-tokens", "4", "--prompt", "# \x1b]0;title\x07\n\tx"],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while block := os.read(ours, 1024):
+            shown += block
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    assert "\x1b[2m" in text
+    assert "# \ufffd]0;title\ufffd\r\n\tx" in text
+    assert "not verified" in text
