@@ -48,6 +48,8 @@ async def run(job: Job, client: Client, tokenizer: Tokenizer) -> None:
             with _progress() as progress:
                 bar = progress.add_task("generating", total=len(items))
                 await _run_all(job, items, client, tokenizer, file, lambda: progress.advance(bar))
+    if job.output is not None:
+        Console(stderr=True).print(f"{len(items)} texts in {job.output}", highlight=False, soft_wrap=True)
 
 
 def _check_lengths(items: list[BatchItem], client: Client) -> None:

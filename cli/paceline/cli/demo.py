@@ -95,6 +95,9 @@ async def _compare(
         console.print("\n")
         console.print(show.legend(generation.report.origins))
         paceline, alone = [], []
+        console.print(
+            f"measuring: {_REPETITIONS} runs each way", style="dim"
+        )  # a spinner would take a core's share
         for _ in range(_REPETITIONS):
             paceline.append(await edge.complete(request, "sync"))
             alone.append(await edge.complete(request, "cloud"))
@@ -132,6 +135,6 @@ def _print_table(outcome: Comparison) -> None:
     console.print(table)
     same = "the same text, token for token" if outcome.same_text else "DIFFERENT TEXTS: please report this"
     console.print(
-        f"speed-up [bold]{outcome.speedup:.2f}×[/] · {same} · acceptance {mine.acceptance_rate:.0%} "
-        f"of {mine.drafted_tokens} drafted tokens"
+        f"speed-up [bold]{outcome.speedup:.2f}×[/] · {same} · "
+        f"{mine.acceptance_rate:.0%} of {mine.drafted_tokens} drafts accepted"
     )
