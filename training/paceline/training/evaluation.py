@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from paceline.training.corpus import Module
 from paceline.training.errors import TrainingError
-from paceline.training.generation import choose, preallocated_cache
+from paceline.training.generation import DECODING_ATTENTION, choose, preallocated_cache
 from paceline.training.packing import evaluation_windows, in_groups
 from paceline.training.storage import load_model
 from paceline.training.tokenizer import END_OF_TEXT_ID, encode_modules, load_tokenizer
@@ -190,6 +190,7 @@ def continue_batch(
     model: LlamaForCausalLM, prompts: Padded, *, new_tokens: int, temperature: float, rng: torch.Generator
 ) -> Padded:
     """The prompts with ``new_tokens`` more tokens each; the caller looks for end-of-text."""
+    model.set_attn_implementation(DECODING_ATTENTION)
     cache = preallocated_cache(model, max_tokens=prompts.token_ids.shape[1] + new_tokens)
     whole, newest, positions = prompts, prompts.token_ids, prompts.positions
     for _ in range(new_tokens):

@@ -91,19 +91,22 @@ def decoding_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token per row by two plain products; anything else goes to the ordinary one.
 
-    The fused CPU kernel repacks all keys for a single query, which made it ten times slower here.
+    The fused CPU kernel repacks all keys for a single query, which made it several times slower here.
 
     Args:
         query: shape ``(batch, heads, 1, head)``.
         key: shape ``(batch, kv_heads, tokens, head)``; ``value`` alike.
+        attention_mask: true where a key may be seen, shape ``(batch, 1, 1, tokens)``; ``None`` shows all.
     Returns:
         Shape ``(batch, 1, heads, head)``, and no weights.
     """
-    if query.shape[2] != 1 or attention_mask is not None:
+    if query.shape[2] != 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     batch, heads, _, head_size = query.shape
     grouped = query.view(batch, key.shape[1], -1, head_size).to(key.dtype)
     weights = (grouped @ key.transpose(2, 3)).float() * head_size**-0.5
+    if attention_mask is not None:
+        weights = weights.masked_fill(~attention_mask, -torch.inf)
     mixed = weights.softmax(-1).to(value.dtype) @ value
     return mixed.view(batch, 1, heads, head_size), None
 

@@ -84,6 +84,9 @@ class Workshop:
         return self.work / "plain" / name
 
 
+CARD_PROMPTS = 96
+"""Held-out prompts that a card's acceptance is measured on: about 6,000 positions, a minute or two."""
+
 OWN_TEXT = (
     Portion(windows=1024, length=256, temperature=0.0),
     Portion(windows=1024, length=256, temperature=0.7),
@@ -249,6 +252,6 @@ def card_config(recipe: Recipe, workshop: Workshop, model: str, *, recipe_name: 
         date=recipe.date,
         role=recipe.roles[model],
         target=None if is_target else workshop.models / recipe.target,
-        prompts=tuple(prompt.prompt for prompt in read_prompts(workshop.prompts)),
+        prompts=tuple(prompt.prompt for prompt in read_prompts(workshop.prompts)[:CARD_PROMPTS]),
         corpus=workshop.corpus,
     )
