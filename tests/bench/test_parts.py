@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -131,6 +132,21 @@ def test_echo_and_proxy_carry_and_count_every_byte() -> None:
     assert count == 20
     assert 20_000 < up < 24_000
     assert 10_000 < down < 14_000
+
+
+def test_what_the_far_end_waited_is_taken_off() -> None:
+    """A far end that says it waited 1,000 s leaves an exchange of about -1,000 s."""
+
+    class FarEnd:
+        async def write(self, request: bytes) -> None:
+            assert len(request) == 40
+
+        async def read(self) -> bytes:
+            return struct.pack(">d", 1000.0).ljust(20)
+
+    client = EchoClient("nowhere:1")
+    client._call = FarEnd()
+    assert [round(seconds, -1) for seconds in asyncio.run(client.round_trips(2, 40, 20))] == [-1000.0] * 2
 
 
 def test_a_child_that_fails_says_why() -> None:

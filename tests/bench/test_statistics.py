@@ -63,8 +63,7 @@ def test_unpaired_measurements_are_refused() -> None:
 
 
 def test_overhead_is_ours_over_the_echo() -> None:
-    """Rounds of 3 ms cost 1.5 times an echo of 2 ms, and less than echoes that wait or change threads."""
-    record = EchoRecord(40, 20, back_to_back_s=[0.002] * 5, paced_s=[0.004] * 5, handed_over_s=[0.006] * 5)
+    """Rounds of 3 ms beside echoes of 2 ms, or of 4 ms in their rhythm, cost 1.5 and 0.75 times as much."""
+    record = EchoRecord(40, 20, back_to_back_s=[0.002] * 5, in_rhythm_s=[0.004] * 5)
     found = overhead([0.003] * 7, record)
-    assert (found.ratio, found.paced_ratio, found.handed_over_ratio) == (1.5, 0.75, 0.5)
-    assert found.network_s.count == 7
+    assert (found.ratio, found.rhythm_ratio, found.network_s.count) == (1.5, 0.75, 7)

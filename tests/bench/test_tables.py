@@ -37,7 +37,7 @@ def compared() -> CompareResult:
         contestants=summarise(samples),
         speedups=speedups(samples, settings),
         reference={"0.0": reference_at(samples, 0.0)},
-        overhead=overhead([0.003], EchoRecord(40, 20, [0.002], [0.004], [0.005])),
+        overhead=overhead([0.003], EchoRecord(40, 20, [0.002], [0.004])),
         tcp_bytes_per_token=31.4,
         memory=Memory(verifier=1 << 29, edge=100 << 20, transformers=None, edge_loads_torch=False),
         cold_start_s=spread([1.25]),

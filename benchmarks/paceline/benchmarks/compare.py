@@ -33,6 +33,7 @@ from paceline.common.hops.base import Hop
 from paceline.common.hops.grpc import GrpcHop
 from paceline.edge.assemble import EdgeModel
 from paceline.edge.client import Client
+from paceline.edge.request import Round
 
 Progress = Callable[[str], None]
 _ECHOES_PER_PROMPT = 30
@@ -225,14 +226,11 @@ async def _in_turn(
 
 
 async def _echo(echo: EchoClient, echoes: EchoRecord, latest: Sample) -> None:
-    """Exchanges back to back, as far apart as the rounds just measured, and with a second thread at the far end."""
-    sizes = echoes.bytes_up, echoes.bytes_down
-    pause_s = median([one.draft_s for one in latest.rounds]) if latest.rounds else 0.0
+    """Exchanges back to back, and in the rhythm of the rounds just measured."""
+    sizes, rounds = (echoes.bytes_up, echoes.bytes_down), latest.rounds or (Round(0, 0, 0.0, 0.0, 0.0, 0.0),)
+    pause_s, wait_s = (median([one.draft_s for one in rounds]), median([one.verify_s for one in rounds]))
     echoes.back_to_back_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes)
-    echoes.paced_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes, pause_s=pause_s)
-    echoes.handed_over_s += await echo.round_trips(
-        _ECHOES_PER_PROMPT, *sizes, pause_s=pause_s, hands_over=True
-    )
+    echoes.in_rhythm_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes, pause_s=pause_s, wait_s=wait_s)
 
 
 def _contestants(stage: Stage, client: Client, mean_drafted: float) -> dict[str, Contestant]:

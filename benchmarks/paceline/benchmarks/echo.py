@@ -1,10 +1,12 @@
 """The floor of any gRPC exchange from Python: a bare bidirectional stream of bytes between two processes.
 
-`python -m paceline.benchmarks.echo` is the far end. A request starts with the size wanted in return (four bytes) and
-whether another thread should make it (one byte), as any server must whose model has a thread of its own.
+`python -m paceline.benchmarks.echo` is the far end. A request starts with the size wanted in return and the
+microseconds to wait in another thread before answering, as a verifier works in one (four bytes each). The answer starts
+with the seconds that took (eight bytes), so that they can be taken off.
 """
 
 import asyncio
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,7 +19,8 @@ import grpc.aio
 from paceline.benchmarks.line_process import say
 
 _SERVICE, _METHOD = "paceline.benchmarks.Echo", "Exchange"
-_SIZE_BYTES = 4
+_HEADER = struct.Struct(">II")
+_WAITED = struct.Struct(">d")
 
 
 class EchoClient:
@@ -44,36 +47,42 @@ class EchoClient:
         await self._channel.close()
 
     async def round_trips(
-        self, count: int, bytes_up: int, bytes_down: int, *, pause_s: float = 0.0, hands_over: bool = False
+        self, count: int, bytes_up: int, bytes_down: int, *, pause_s: float = 0.0, wait_s: float = 0.0
     ) -> list[float]:
-        """Seconds of each of `count` exchanges, one after another.
+        """Seconds of each of `count` exchanges, one after another, less what the far end waited.
 
         Args:
             count: how many.
-            bytes_up: payload of a request; at least five.
-            bytes_down: payload of an answer.
+            bytes_up: payload of a request; at least eight.
+            bytes_down: payload of an answer; at least eight.
             pause_s: between them, spent in another thread, as drafting is.
-            hands_over: the far end passes each request to another thread and back.
+            wait_s: how long the far end waits in another thread before it answers, as verifying does.
         """
-        header = bytes_down.to_bytes(_SIZE_BYTES, "big") + bytes([hands_over])
-        request = header.ljust(bytes_up, b"\x7f")
+        request = _HEADER.pack(bytes_down, round(wait_s * 1e6)).ljust(bytes_up, b"\x7f")
         seconds = []
         for _ in range(count):
             if pause_s:
                 await asyncio.get_running_loop().run_in_executor(None, time.sleep, pause_s)
             began_s = time.perf_counter()
             await self._call.write(request)
-            await self._call.read()
-            seconds.append(time.perf_counter() - began_s)
+            answer = await self._call.read()
+            seconds.append(time.perf_counter() - began_s - _WAITED.unpack_from(answer)[0])
         return seconds
+
+
+def _wait(seconds: float) -> float:
+    """Sleep; how long it really took."""
+    began_s = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began_s
 
 
 async def _exchange(requests: AsyncIterator[bytes], context: Any) -> None:
     loop = asyncio.get_running_loop()
     async for request in requests:
-        size = int.from_bytes(request[:_SIZE_BYTES], "big")
-        hands_over = request[_SIZE_BYTES]
-        await context.write(await loop.run_in_executor(None, bytes, size) if hands_over else bytes(size))
+        size, wait_us = _HEADER.unpack_from(request)
+        waited_s = await loop.run_in_executor(None, _wait, wait_us / 1e6) if wait_us else 0.0
+        await context.write(_WAITED.pack(waited_s).ljust(size, b"\x7f"))
 
 
 async def _serve() -> None:

@@ -13,10 +13,8 @@ class EchoRecord:
     bytes_up: int
     bytes_down: int
     back_to_back_s: list[float] = field(default_factory=list)
-    paced_s: list[float] = field(default_factory=list)
-    """As far apart as the rounds: idle processes wake up later."""
-    handed_over_s: list[float] = field(default_factory=list)
-    """The same, with a second thread at the far end, as a verifier has."""
+    in_rhythm_s: list[float] = field(default_factory=list)
+    """With the pauses of the rounds at both ends, each in a second thread: whoever has been idle wakes up later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +32,11 @@ class Overhead:
 
     network_s: Percentiles
     echo_s: Percentiles
-    paced_echo_s: Percentiles
-    handed_over_echo_s: Percentiles
+    rhythm_echo_s: Percentiles
     ratio: float
     """p50 of ours over p50 of back-to-back echoes."""
-    paced_ratio: float
-    """p50 of ours over p50 of echoes with the rounds' pauses."""
-    handed_over_ratio: float
-    """p50 of ours over p50 of echoes with the rounds' pauses and a second thread at the far end."""
+    rhythm_ratio: float
+    """p50 of ours over p50 of echoes in the rounds' rhythm: what our own code adds."""
     bytes_up: int
     """Median payload of a draft block."""
     bytes_down: int
@@ -60,17 +55,13 @@ def overhead(network_s: Sequence[float], echoes: EchoRecord) -> Overhead:
         network_s: of every measured round.
         echoes: of the same run.
     """
-    ours, echo, paced, handed_over = map(
-        percentiles, (network_s, echoes.back_to_back_s, echoes.paced_s, echoes.handed_over_s)
-    )
+    ours, echo, rhythm = map(percentiles, (network_s, echoes.back_to_back_s, echoes.in_rhythm_s))
     return Overhead(
         network_s=ours,
         echo_s=echo,
-        paced_echo_s=paced,
-        handed_over_echo_s=handed_over,
+        rhythm_echo_s=rhythm,
         ratio=ours.p50 / echo.p50,
-        paced_ratio=ours.p50 / paced.p50,
-        handed_over_ratio=ours.p50 / handed_over.p50,
+        rhythm_ratio=ours.p50 / rhythm.p50,
         bytes_up=echoes.bytes_up,
         bytes_down=echoes.bytes_down,
     )

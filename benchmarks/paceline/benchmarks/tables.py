@@ -69,11 +69,7 @@ def _costs(result: CompareResult) -> RenderableType:
     rows = [
         ("link per round", f"{_ms(overhead.network_s)} ms (p50 / p95): round less verify step and queue"),
         ("bare gRPC echo", f"{_ms(overhead.echo_s)} ms back to back: link is {overhead.ratio:.2f}× its p50"),
-        ("  paced as rounds", f"{_ms(overhead.paced_echo_s)} ms: link is {overhead.paced_ratio:.2f}×"),
-        (
-            "  and a second thread",
-            f"{_ms(overhead.handed_over_echo_s)} ms: link is {overhead.handed_over_ratio:.2f}×",
-        ),
+        ("  in the same rhythm", f"{_ms(overhead.rhythm_echo_s)} ms: link is {overhead.rhythm_ratio:.2f}×"),
         ("payload per round", f"{overhead.bytes_up} bytes up, {overhead.bytes_down} down (medians)"),
         (
             "TCP per token",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from paceline.benchmarks.pair import Pair
 
 _DEFAULT = "compare"
+_FILE_WIDTH = 140
 
 
 class _Group(TyperGroup):
@@ -224,5 +225,8 @@ def _report(
     if as_json:
         print(json.dumps({**asdict(result), "warning": result.machine.warning}, ensure_ascii=False))
     else:
-        Console(highlight=False).print(table(result))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH  # nothing is cut in a file
+        console.print(table(result))
         print_warning(result.machine, notes)
