@@ -1,5 +1,6 @@
 """Every result has a table that shows what it is about."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from paceline.benchmarks.statistics import spread
 from paceline.benchmarks.tables import compare_tables, concurrency_table, context_table, vocabulary_table
 from paceline.benchmarks.vocabulary import VocabResult, VocabRow, VocabSettings
 from paceline.cli.main import app
+from paceline.common.errors import MissingDependency
 
 
 def compared() -> CompareResult:
@@ -97,3 +99,17 @@ def test_a_table_is_printed_without_json(monkeypatch: pytest.MonkeyPatch) -> Non
     assert outcome.exit_code == 0
     assert "coupled" in outcome.stdout
     assert "working" in outcome.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the other end's packages the error says what to install."""
+    monkeypatch.setitem(sys.modules, "paceline.benchmarks.tables", None)
+    outcome = CliRunner().invoke(app, ["bench", "vocab", "--quick"])
+    assert isinstance(outcome.exception, MissingDependency)
+    assert "paceline[cloud,edge]" in str(outcome.exception)
+
+
+def test_options_without_a_sub_command_are_those_of_compare() -> None:
+    """`paceline bench --quick context` is refused, not silently run without --quick."""
+    outcome = CliRunner().invoke(app, ["bench", "--quick", "context"])
+    assert outcome.exit_code == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,8 +97,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """The same texts from transformers (alone, assisted) and Paceline, in turn; speed, bytes, memory, cold start."""
-    from paceline.benchmarks import compare as bench
-    from paceline.benchmarks.tables import compare_tables
+    with _extras():
+        from paceline.benchmarks import compare as bench
+        from paceline.benchmarks.tables import compare_tables
 
     settings = bench.Settings(num_prompts, max_new_tokens, tuple(temperature), tuple(mode), cold_starts, seed)
     if quick:
@@ -125,8 +127,9 @@ def context(
     as_json: AsJson = False,
 ) -> None:
     """Time per round beside the models, at several lengths of context: it should not grow."""
-    from paceline.benchmarks import context as bench
-    from paceline.benchmarks.tables import context_table
+    with _extras():
+        from paceline.benchmarks import context as bench
+        from paceline.benchmarks.tables import context_table
 
     settings = bench.ContextSettings(
         tuple(context_tokens), num_prompts, max_new_tokens, num_speculative_tokens, temperature, seed
@@ -154,8 +157,9 @@ def vocab(
     as_json: AsJson = False,
 ) -> None:
     """Sampling, acceptance and wire at a large vocabulary, by rule; tiny random models made on the fly."""
-    from paceline.benchmarks import vocabulary as bench
-    from paceline.benchmarks.tables import vocabulary_table
+    with _extras():
+        from paceline.benchmarks import vocabulary as bench
+        from paceline.benchmarks.tables import vocabulary_table
 
     heats = tuple(heat for heat in temperature if heat > 0)
     settings = bench.VocabSettings(vocab_size, top_p, heats, max_new_tokens, num_speculative_tokens, seed)
@@ -182,8 +186,9 @@ def concurrency(
     as_json: AsJson = False,
 ) -> None:
     """Many sessions on one verifier: throughput, round times, and texts equal to those written alone."""
-    from paceline.benchmarks import concurrency as bench
-    from paceline.benchmarks.tables import concurrency_table
+    with _extras():
+        from paceline.benchmarks import concurrency as bench
+        from paceline.benchmarks.tables import concurrency_table
 
     if quick:
         num_prompts, max_new_tokens, sessions = 2, 24, [1, 4]
@@ -195,13 +200,20 @@ def concurrency(
     _report(lambda progress: bench.concurrency(pair, texts, settings, progress), concurrency_table, as_json)
 
 
-def _pair(target: Path | None, draft_model: Path | None, drafter: str) -> Pair:
+@contextmanager
+def _extras() -> Iterator[None]:
+    """Benchmarks need both ends; who installed one of them is told how to get the other."""
     try:
-        from paceline.benchmarks.pair import choose_pair
+        yield
     except ModuleNotFoundError as missing:
         raise MissingDependency(
             f"{missing.name} is not installed", field="bench", cure="pip install 'paceline[cloud,edge]'"
         ) from None
+
+
+def _pair(target: Path | None, draft_model: Path | None, drafter: str) -> Pair:
+    from paceline.benchmarks.pair import choose_pair
+
     return choose_pair(target, draft_model, drafter)
 
 
