@@ -16,8 +16,6 @@ import pytest
 
 from paceline.cli.cloud import READY_PREFIX
 from paceline.cli.main import main
-from paceline.cli.verifier_process import verifier_process
-from paceline.common.shipped import models_dir
 from paceline.edge.draft_model import resolve_draft_model
 
 TIMEOUT_S = 240
@@ -114,12 +112,6 @@ def inline(
 
 
 @pytest.fixture(scope="session")
-def models() -> Path:
-    """The folder of the shipped models."""
-    return models_dir().resolve()
-
-
-@pytest.fixture(scope="session")
 def pico(models: Path) -> Path:
     """The shipped draft model, exported."""
     return resolve_draft_model(models / "pico").onnx_dir
@@ -137,13 +129,6 @@ def stranger(pico: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="session")
-def verifier(models: Path) -> Iterator[str]:
-    """Address of a verifier process."""
-    with verifier_process(models / "base") as process:
-        yield process.address
 
 
 @pytest.fixture

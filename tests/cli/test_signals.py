@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import psutil
+
 PROMPT = "import os\nimport sys\n\n"
 
 
@@ -22,9 +24,21 @@ def test_an_interrupt_ends_a_generation_quietly(start, verifier, pico) -> None:
     assert process.stderr.read() == ""
 
 
-def test_a_verifier_killed_in_the_middle_is_one_clear_line(start, serve, pico) -> None:
+SLOW_VERIFIER = """
+import asyncio
+from paceline.cloud.config import ServerConfig
+from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.server import Server, serve_until_signal
+from paceline.cloud.verifier import TargetInfo, Verifier
+verifier = Verifier(TableEngine(2048, step_s=0.01), TargetInfo("table", software_version="test"))
+asyncio.run(serve_until_signal(Server(verifier, ServerConfig("127.0.0.1:0")), lambda at: print(at, flush=True)))
+"""
+
+
+def test_a_verifier_killed_in_the_middle_is_one_clear_line(start, pico) -> None:
     """The text so far stays on stdout; stderr says who is gone; exit code 4."""
-    with serve() as (server, address):
+    with subprocess.Popen([sys.executable, "-c", SLOW_VERIFIER], stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
         process = start(
             "edge", "generate", "--verifier", address, "--draft-model", pico, "--mode", "cloud",
             "--max-new-tokens", 1500, "--ignore-eos", "--prompt", PROMPT,
@@ -79,6 +93,8 @@ def test_an_interrupt_ends_a_chat_that_waits_for_a_line(clean_environment, pico)
     shown = b""
     while "› ".encode() not in shown:
         shown += os.read(ours, 1024)
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:  # it waits for the line now
+        pass
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     os.close(ours)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +12,7 @@ import pytest_asyncio
 import torch
 import transformers
 
-from paceline.cli.verifier_process import verifier_process
 from paceline.common.hops.grpc import GrpcHop
-from paceline.common.shipped import models_dir
 from paceline.common.tokenizer import Tokenizer
 from paceline.edge.assemble import EdgeModel, assemble
 from paceline.edge.client import Client
@@ -59,22 +57,9 @@ class Oracle:
 
 
 @pytest.fixture(scope="session")
-def models() -> Path:
-    """The folder of the shipped models."""
-    return models_dir()
-
-
-@pytest.fixture(scope="session")
 def oracle(models: Path) -> Oracle:
     """The target, elsewhere."""
     return Oracle(models / "base")
-
-
-@pytest.fixture(scope="session")
-def verifier(models: Path) -> Iterator[str]:
-    """Address of a real verifier process that serves the target."""
-    with verifier_process(models / "base") as process:
-        yield process.address
 
 
 @pytest.fixture(scope="session")

@@ -4,22 +4,13 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from paceline.cli.verifier_process import verifier_process
-from paceline.common.shipped import models_dir
 from paceline.edge.draft_model import resolve_draft_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def models() -> Path:
-    """The folder of the shipped models."""
-    return models_dir().resolve()
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +18,6 @@ def draft_model(models: Path) -> Path:
     """The shipped draft model, exported; a device cannot export."""
     found = resolve_draft_model(models / "pico").onnx_dir
     return found.parent if found.parent == models / "pico" else found
-
-
-@pytest.fixture(scope="session")
-def verifier(models: Path) -> Iterator[str]:
-    """Address of a verifier process of this environment."""
-    with verifier_process(models / "base") as process:
-        yield process.address
 
 
 @pytest.fixture(scope="session")
