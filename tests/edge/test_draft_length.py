@@ -99,6 +99,16 @@ def test_adaptive_prices_costly_rows_by_what_the_verifier_says() -> None:
     assert world.seconds_per_token(told) <= 1.10 * best
 
 
+def test_one_slow_round_does_not_keep_blocks_short() -> None:
+    """A stall while a long block was under way is forgotten: soon the policy is near the best again."""
+    world = World(constant(0.95), 0.0002, 0.010, 0.0002)
+    best = min(world.seconds_per_token(FixedLength(length), 1500) for length in (4, 8, 12, 16, 24, 32))
+    policy = AdaptiveLength()
+    for drafted, round_s in ((4, 0.05), (4, 0.011), (2, 0.010), (12, 0.300)):
+        policy.observe(Round(drafted, drafted, 0.001, round_s, round_s, 0.0), (0.95,) * drafted)
+    assert world.seconds_per_token(policy, num_rounds=300, skip=100) <= 1.10 * best
+
+
 def test_adaptive_uses_confidence_that_fixed_lengths_cannot() -> None:
     """Where confidence tells good tokens from bad ones, stopping early beats every fixed length."""
     world = World(mixed, 0.006, 0.030, 0.0005)
