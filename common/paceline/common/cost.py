@@ -7,10 +7,6 @@ _RIDGE = 2.0
 """Variance of step sizes (tokens squared) at which measurement and prior weigh alike: while all steps are of one size,
 nothing can be learnt about the price of a further token."""
 
-_MOST = 0.2
-"""Share of a mean step that a further token may be believed to cost. One slow step among few can suggest more; to believe
-it would end the very steps that could refute it."""
-
 
 @dataclass(slots=True)
 class CostLine:
@@ -45,6 +41,5 @@ class CostLine:
         )
         covariance = self._weight * self._size_time - self._size * self._time
         slope = (covariance + _RIDGE * self._weight * self._weight * self.prior_per_token_s) / spread
-        most = self._time * min(1 / max(self._size, 1.0), _MOST / self._weight)
-        self.per_token_s = min(max(slope, 0.0), most)
+        self.per_token_s = min(max(slope, 0.0), self._time / max(self._size, 1.0))
         self.fixed_s = max((self._time - self.per_token_s * self._size) / self._weight, 0.0)

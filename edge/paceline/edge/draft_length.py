@@ -71,14 +71,14 @@ class AdaptiveLength:
         self._round_trip = CostLine()
         self._tokens = 1.0
         self._seconds = 0.0
-        self._draft_token_s = 0.0
+        self._drafting = CostLine()
         self._num_rounds = 0
 
     def plan(self) -> Plan:
         """The next block."""
         if not self._seconds:
             return Plan(4)
-        token_cost_s = self._draft_token_s + self._round_trip.per_token_s
+        token_cost_s = self._drafting.per_token_s + self._round_trip.per_token_s
         earning_s = self._seconds / self._tokens * self._confidence.mean
         standing = 1.0
 
@@ -100,8 +100,14 @@ class AdaptiveLength:
         self._tokens = 0.95 * self._tokens + outcome.num_accepted + 1
         self._seconds = 0.95 * self._seconds + outcome.draft_s + outcome.round_s
         if outcome.num_drafted:
-            measured_s = outcome.draft_s / outcome.num_drafted
-            self._draft_token_s += (measured_s - self._draft_token_s) * (0.1 if self._draft_token_s else 1.0)
+            self._observe_drafting(outcome.num_drafted, outcome.draft_s)
+
+    def _observe_drafting(self, num_drafted: int, draft_s: float) -> None:
+        """A block has a price of its own besides its tokens'; laid on the single token of a short block it would keep
+        blocks short. Until lengths differ, the best seconds per token seen so far is what a token is taken to cost."""
+        drafting, per_token_s = self._drafting, draft_s / num_drafted
+        drafting.prior_per_token_s = min(drafting.prior_per_token_s or per_token_s, per_token_s)
+        drafting.observe(num_drafted, draft_s)
 
     def believe(self, verify_per_token_s: float) -> None:
         """Start from the verifier's own figure: it sees steps of many sizes, this side may see one."""
