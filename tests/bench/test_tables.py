@@ -39,6 +39,7 @@ def compared() -> CompareResult:
         contestants=summarise(samples),
         speedups=speedups(samples, settings),
         reference={"0.0": reference_at(samples, 0.0)},
+        assistant_tokens={"0.0": 5},
         overhead=overhead([0.003], EchoRecord(40, 20, [0.002], [0.004])),
         tcp_bytes_per_token=31.4,
         memory=Memory(verifier=1 << 29, edge=100 << 20, transformers=None, edge_loads_torch=False),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from paceline.edge.request import Round
 
 Progress = Callable[[str], None]
 _ECHOES_PER_PROMPT = 30
-_TCP_PROMPTS = 4
+_TCP_PROMPTS = _SIZING_PROMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class CompareResult:
     speedups: list[Speedup]
     reference: dict[str, str]
     """Per temperature, whose texts the others must equal."""
+    assistant_tokens: dict[str, int]
+    """Per temperature, the `num_assistant_tokens` of `transformers-assisted-k`."""
     overhead: Overhead
     tcp_bytes_per_token: float
     """Payload of TCP both ways, HTTP/2 and its set-up included; counted by a loopback proxy in a pass of its own."""
@@ -130,13 +132,14 @@ def compare(pair: Pair, texts: list[str], settings: Settings, progress: Progress
         address = echo.answer()["address"]
         worker.answer()
         stage = Stage(edge, verifier, worker, address, settings, progress)
-        samples, echoes, tcp_bytes = asyncio.run(_perform(stage, prompts))
+        outcome = asyncio.run(_perform(stage, prompts))
         progress(f"starting the edge {settings.cold_starts} times")
         starts = [
             run_edge(verifier.address, pair.edge_options(), texts[0], settings.max_new_tokens)
             for _ in range(settings.cold_starts)
         ]
         memory = _memory(verifier.pid, worker.pid, starts)
+    samples = outcome.samples
     return CompareResult(
         machine=before,
         settings=settings,
@@ -149,8 +152,9 @@ def compare(pair: Pair, texts: list[str], settings: Settings, progress: Progress
         reference={
             str(temperature): reference_at(samples, temperature) for temperature in settings.temperatures
         },
-        overhead=overhead(_rounds(samples, PREFIX + settings.modes[-1]), echoes),
-        tcp_bytes_per_token=tcp_bytes,
+        assistant_tokens={str(temperature): number for temperature, number in outcome.blocks.items()},
+        overhead=overhead(_rounds(samples, PREFIX + settings.modes[-1]), outcome.echoes),
+        tcp_bytes_per_token=outcome.tcp_bytes_per_token,
         memory=memory,
         cold_start_s=spread([run.first_token_s for run in starts]),
     )
@@ -183,23 +187,37 @@ class Stage:
             yield client
 
 
-async def _perform(stage: Stage, prompts: list[tuple[int, ...]]) -> tuple[Samples, EchoRecord, float]:
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one run measured."""
+
+    samples: Samples
+    echoes: EchoRecord
+    blocks: dict[float, int]
+    """Mean block length by temperature, before the run."""
+    tcp_bytes_per_token: float
+
+
+async def _perform(stage: Stage, prompts: list[tuple[int, ...]]) -> _Outcome:
     settings = stage.settings
-    warm = Task(prompts[0], min(32, settings.max_new_tokens), settings.temperatures[0], settings.seed)
+    # Not the first prompt: a drafter keeps the cache of the text it closed last.
+    warm = Task(prompts[-1], min(32, settings.max_new_tokens), settings.temperatures[0], settings.seed)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(stage.client(GrpcHop(stage.verifier.address)))
         echo = await stack.enter_async_context(EchoClient(stage.echo_address))
-        stage.progress("warming up; measuring message sizes")
-        sizes = await _message_sizes(stage, warm)
-        echoes = EchoRecord(bytes_up=sizes.bytes_up, bytes_down=sizes.bytes_down)
+        stage.progress("warming up; measuring blocks and messages")
+        sizes = {heat: await _message_sizes(stage, prompts, heat) for heat in settings.temperatures}
+        first = sizes[settings.temperatures[0]]
+        echoes = EchoRecord(bytes_up=first.bytes_up, bytes_down=first.bytes_down)
         await echo.round_trips(_ECHOES_PER_PROMPT, echoes.bytes_up, echoes.bytes_down)
-        contestants = _contestants(stage, client, sizes.mean_drafted)
+        blocks = {heat: max(1, round(size.mean_drafted)) for heat, size in sizes.items()}
+        contestants = _contestants(stage, client, blocks)
         for write in contestants.values():
             await write(warm)
             await write(warm)
         samples = await _in_turn(stage, contestants, prompts, echo, echoes)
     stage.progress("counting bytes on TCP")
-    return samples, echoes, await _tcp_bytes_per_token(stage, prompts[:_TCP_PROMPTS])
+    return _Outcome(samples, echoes, blocks, await _tcp_bytes_per_token(stage, prompts[:_TCP_PROMPTS]))
 
 
 async def _in_turn(
@@ -233,12 +251,11 @@ async def _echo(echo: EchoClient, echoes: EchoRecord, latest: Sample) -> None:
     echoes.in_rhythm_s += await echo.round_trips(_ECHOES_PER_PROMPT, *sizes, pause_s=pause_s, wait_s=wait_s)
 
 
-def _contestants(stage: Stage, client: Client, mean_drafted: float) -> dict[str, Contestant]:
-    equal = max(1, round(mean_drafted))
+def _contestants(stage: Stage, client: Client, blocks: dict[float, int]) -> dict[str, Contestant]:
     return {
         ALONE: transformers_contestant(stage.worker, is_assisted=False),
         ASSISTED: transformers_contestant(stage.worker, is_assisted=True),
-        ASSISTED_EQUAL: transformers_contestant(stage.worker, is_assisted=True, num_tokens=equal),
+        ASSISTED_EQUAL: transformers_contestant(stage.worker, is_assisted=True, num_tokens=blocks),
         **{PREFIX + mode: paceline_contestant(client, mode) for mode in stage.settings.modes},
     }
 
@@ -250,15 +267,14 @@ class _Sizes:
     bytes_down: int
 
 
-async def _message_sizes(stage: Stage, task: Task) -> _Sizes:
-    """What a round carries, from a text that is not measured; the second one, for block lengths adapt."""
-    hop = SizedHop(GrpcHop(stage.verifier.address))
+async def _message_sizes(stage: Stage, prompts: list[tuple[int, ...]], temperature: float) -> _Sizes:
+    """What a round carries, from a few texts that are not measured."""
+    hop, settings = SizedHop(GrpcHop(stage.verifier.address)), stage.settings
     async with stage.client(hop) as client:
-        request = request_of(replace(task, max_new_tokens=stage.settings.max_new_tokens))
-        await client.complete(request, stage.settings.modes[-1])
-        hop.drafts.clear()
-        await client.complete(request, stage.settings.modes[-1])
-    drafts = hop.drafts or [(1, 4)]
+        for index, prompt in enumerate(prompts[:_SIZING_PROMPTS]):
+            task = Task(prompt, settings.max_new_tokens, temperature, settings.seed + index)
+            await client.complete(request_of(task), settings.modes[-1])
+    drafts = hop.drafts or [(1, 8)]
     return _Sizes(
         mean_drafted=sum(count for count, _ in drafts) / len(drafts),
         bytes_up=round(median([size for _, size in drafts])),

@@ -1,6 +1,6 @@
 """Who takes part in the comparison; each writes one text for one prompt and tells what it took."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from paceline.benchmarks.line_process import LineProcess
@@ -49,12 +49,13 @@ Contestant = Callable[[Task], Awaitable[Sample]]
 
 
 def transformers_contestant(
-    worker: LineProcess, *, is_assisted: bool, num_tokens: int | None = None
+    worker: LineProcess, *, is_assisted: bool, num_tokens: Mapping[float, int] | None = None
 ) -> Contestant:
-    """`generate` in the worker; `num_tokens` fixes the assistant's block length."""
+    """`generate` in the worker; `num_tokens` fixes the assistant's block length, by temperature."""
 
     async def write(task: Task) -> Sample:
-        job = Job(**asdict(task), is_assisted=is_assisted, num_assistant_tokens=num_tokens)
+        number = num_tokens[task.temperature] if num_tokens else None
+        job = Job(**asdict(task), is_assisted=is_assisted, num_assistant_tokens=number)
         told = worker.ask(asdict(job))  # nothing else runs meanwhile: the event loop may wait with us
         return Sample(tuple(told["token_ids"]), told["seconds"], told["target_passes"])
 

@@ -1,7 +1,7 @@
 """Bytes that really cross a TCP connection: a loopback proxy that counts what it passes on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,11 +25,16 @@ async def counting_proxy(target: str) -> AsyncIterator[Counted]:
     """
     host, _, port = target.rpartition(":")
     counted = Counted("")
+    writers: list[asyncio.StreamWriter] = []
+    serving: set[asyncio.Future[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, far_writer))
         pumps = (_pump(reader, far_writer, counted, up=True), _pump(far_reader, writer, counted, up=False))
-        await asyncio.gather(*pumps)
+        both = asyncio.ensure_future(_all(*pumps))
+        serving.add(both)
+        await both
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     counted.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -37,7 +42,14 @@ async def counting_proxy(target: str) -> AsyncIterator[Counted]:
         yield counted
     finally:
         server.close()
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*serving)
         await server.wait_closed()
+
+
+async def _all(*pumps: Coroutine[None, None, None]) -> None:
+    await asyncio.gather(*pumps)
 
 
 async def _pump(
