@@ -504,14 +504,16 @@ CASES = (
         "not at least 1",
         "range",
     ),
-    Case("top-p", "top_p: 0.95", "top_p: 1.5", 2, "sampling.top_p", "1.5 is not between", "range"),
+    Case(
+        "top-p", "top_p: 0.95", "top_p: 1.5", 2, "sampling.top_p", "1.5 is not above 0 and at most 1", "range"
+    ),
     Case(
         "temperature-nan",
         "temperature: 0.7",
         "temperature: .nan",
         2,
         "sampling.temperature",
-        "nan is not between",
+        "nan is not at least",
         "range",
     ),
     Case("negative-seed", "seed: 7", "seed: -7", 2, "sampling.seed", "-7 is not at least 0", "range"),

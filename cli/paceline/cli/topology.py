@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -10,14 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from paceline.common.config import (
-    HopSection,
-    Topology,
-    fingerprint_of,
-    load_topology,
-    model_of,
-    topology_schema,
-)
+if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
+    from paceline.common.config import HopSection, Topology
 
 app = typer.Typer(name="topology", help="Check chains of hops written in YAML.", no_args_is_help=True)
 MAX_RUNNABLE_HOPS = 2
@@ -39,6 +33,8 @@ def check(
 
     Model folders are looked for from the current folder; those that are here must share one vocabulary.
     """
+    from paceline.common.config import load_topology
+
     topology = load_topology(file)
     if as_json:
         print(json.dumps(_report(topology, str(file)), ensure_ascii=False))
@@ -54,11 +50,15 @@ def check(
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of topology files, for editors."""
+    from paceline.common.config import topology_schema
+
     print(json.dumps(topology_schema(), indent=2, sort_keys=True))
 
 
-def notes(topology: Topology) -> list[str]:
+def notes(topology: "Topology") -> list[str]:
     """What a reader should know about a valid topology."""
+    from paceline.common.config import fingerprint_of, model_of
+
     lines = []
     if not topology.is_runnable:
         lines.append(
@@ -74,7 +74,9 @@ def notes(topology: Topology) -> list[str]:
     return lines
 
 
-def _report(topology: Topology, file: str) -> dict[str, Any]:
+def _report(topology: "Topology", file: str) -> dict[str, Any]:
+    from paceline.common.config import model_of
+
     return {
         "ok": True,
         "file": file,
@@ -94,7 +96,7 @@ def _report(topology: Topology, file: str) -> dict[str, Any]:
     }
 
 
-def role(topology: Topology, index: int) -> str:
+def role(topology: "Topology", index: int) -> str:
     """What a hop does, in one word."""
     if index == len(topology.hops) - 1:
         return "verifier"
@@ -103,7 +105,7 @@ def role(topology: Topology, index: int) -> str:
     return "drafter" if topology.hops[0].drafter is not None else "client"
 
 
-def _table(topology: Topology) -> Table:
+def _table(topology: "Topology") -> Table:
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("hop", "role", "address", "model"):
         table.add_column(name, overflow="fold")
@@ -118,12 +120,12 @@ def _table(topology: Topology) -> Table:
     return table
 
 
-def _addresses(topology: Topology, index: int) -> str:
+def _addresses(topology: "Topology", index: int) -> str:
     listen, upstream = topology.hops[index].listen, topology.upstream_of(index)
     return "\n".join([f"on {listen}"] * (listen is not None) + [f"to {upstream}"] * (upstream is not None))
 
 
-def _models(hop: HopSection) -> str:
+def _models(hop: "HopSection") -> str:
     if hop.drafter is not None:
         length = hop.drafter.num_speculative_tokens
         what = f"{hop.drafter.kind} {hop.drafter.model or ''}".strip()
@@ -135,7 +137,9 @@ def _models(hop: HopSection) -> str:
     return ""
 
 
-def _vocabularies(topology: Topology) -> set[str]:
+def _vocabularies(topology: "Topology") -> set[str]:
+    from paceline.common.config import fingerprint_of, model_of
+
     models = (model_of(hop) for hop in topology.hops)
     found = (fingerprint_of(model[1]) for model in models if model is not None)
     return {one.hex()[:12] for one in found if one is not None}

@@ -127,8 +127,9 @@ def _short_name(name_or_path: str) -> str:
 
 
 def _looks_local(name_or_path: str) -> bool:
-    """A hub id is `name` or `owner/name`; anything else that has separators or dots in front is a path."""
-    return name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or "\\" in name_or_path
+    """A hub id is `name` or `owner/name`; whatever begins like a path, ends in a separator or has several is a path."""
+    begins_or_ends = name_or_path.startswith((".", "/", "~")) or name_or_path.endswith("/")
+    return begins_or_ends or name_or_path.count("/") > 1 or "\\" in name_or_path
 
 
 def _check_directory(name_or_path: str) -> None:

@@ -113,9 +113,9 @@ def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> Non
     for name, (low, high) in bounds.items():
         value = getattr(params, name)
         if not (math.isfinite(value) and low <= value <= high):
-            shown = f"{low:g}" if low in (0.0, -2.0) else "above 0"
+            at_least = f"at least {low:g}" if low in (0.0, -2.0) else "above 0"
             raise InvalidRequest(
-                f"{value} is not between {shown} and {high:g}",
+                f"{value} is not {at_least} and at most {high:g}",
                 field=name,
                 cure="choose a value in that range",
             )
