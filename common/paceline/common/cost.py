@@ -31,10 +31,6 @@ class CostLine:
         self._size_time = _DECAY * self._size_time + num_tokens * seconds
         self._fit()
 
-    def predict(self, num_tokens: int) -> float:
-        """Expected seconds of a step of that size."""
-        return self.fixed_s + self.per_token_s * num_tokens
-
     def _fit(self) -> None:
         spread = (
             self._weight * self._size_size - self._size * self._size + _RIDGE * self._weight * self._weight
