@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from paceline.common.drafter import always
 from paceline.edge.draft_length import (
     AdaptiveLength,
     Calibration,
@@ -13,7 +14,6 @@ from paceline.edge.draft_length import (
     Plan,
     draft_length,
 )
-from paceline.edge.drafters.base import always
 from paceline.edge.request import Round
 
 Confidence = Callable[[random.Random], float]

@@ -12,10 +12,10 @@ from paceline.benchmarks.overhead import Percentiles, percentiles
 from paceline.benchmarks.pair import Pair
 from paceline.benchmarks.recorded import RecordedDrafts
 from paceline.cli.verifier_process import verifier_process
+from paceline.common.drafter import Drafter
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.tokens import SamplingParams
 from paceline.edge.client import Client
-from paceline.edge.drafters.base import Drafter
 from paceline.edge.request import GenerationRequest, Report
 
 CLOUD, LIVE, RECORDED = "cloud", "drafting here", "recorded drafts"

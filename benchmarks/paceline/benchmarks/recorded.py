@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from paceline.common.drafter import Drafter, DraftSession, KeepGoing, Proposal, always
 from paceline.common.sampling.choose import Chooser
-from paceline.edge.drafters.base import Drafter, DraftSession, KeepGoing, Proposal, always
 
 
 class RecordedDrafts:

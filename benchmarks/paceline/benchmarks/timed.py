@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paceline.cloud.engine.base import Row, TargetEngine
+from paceline.common.drafter import Drafter, DraftSession, KeepGoing, Proposal, always
 from paceline.common.sampling.choose import Chooser
 from paceline.common.sampling.rows import LogitRows
-from paceline.edge.drafters.base import Drafter, DraftSession, KeepGoing, Proposal, always
 from paceline.edge.drafters.model import Logits, ModelRunner
 
 

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from paceline.common.drafter import Drafter
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
 from paceline.common.hops.base import Hop
 from paceline.common.messages import PROTOCOL_VERSION, Description
 from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokens import Rule
-from paceline.edge.drafters.base import Drafter
 from paceline.edge.modes import MODES, Run
 from paceline.edge.request import GenerationRequest, Report, TokensEvent
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from paceline.common.cost import CostLine
-from paceline.edge.drafters.base import KeepGoing, always
+from paceline.common.drafter import KeepGoing, always
 from paceline.edge.request import Round
 
 MAX_ADAPTIVE_TOKENS = 32

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.edge.draft_length import Plan
-from paceline.edge.drafters.base import Drafter, DraftSession, Proposal
 from paceline.edge.request import GenerationRequest
 
 

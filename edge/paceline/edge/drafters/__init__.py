@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from paceline.common.drafter import Drafter, DraftSession, KeepGoing, Proposal, always
 from paceline.common.errors import InvalidRequest
-from paceline.edge.drafters.base import Drafter, DraftSession, KeepGoing, Proposal, always
 
 ENTRY_POINT_GROUP = "paceline.drafters"
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.common.sampling.choose import Choice, Chooser
 from paceline.common.sampling.history import History
 from paceline.common.tokens import How, Rule, SamplingParams
-from paceline.edge.drafters.base import Drafter, DraftSession, Proposal
 
 SETTINGS: tuple[tuple[Rule, SamplingParams], ...] = (
     (Rule.GREEDY, SamplingParams()),

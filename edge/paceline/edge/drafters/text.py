@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from paceline.common.drafter import KeepGoing, Proposal, always
 from paceline.common.errors import InvalidRequest
 from paceline.common.sampling.choose import Choice
 from paceline.common.sampling.history import History
 from paceline.common.tokens import How
-from paceline.edge.drafters.base import KeepGoing, Proposal, always
 
 
 class TextSession(ABC):

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.session import Commit, EdgePhase, EdgeSession
-from paceline.edge.drafters.base import Drafter
 from paceline.edge.drafting import Drafting
 from paceline.edge.request import GenerationRequest, Report, TokensEvent
 

@@ -3,11 +3,11 @@
 import time
 from collections.abc import AsyncIterator
 
+from paceline.common.drafter import Proposal
 from paceline.common.hops.base import Stream
 from paceline.common.messages import Close, FillPolicy
 from paceline.common.session import Commit, EdgeSession
 from paceline.edge.draft_length import draft_length
-from paceline.edge.drafters.base import Proposal
 from paceline.edge.drafting import Drafted
 from paceline.edge.modes.base import Run, event, next_commit
 from paceline.edge.request import Round, TokensEvent
