@@ -63,7 +63,7 @@ async def main() -> None:
     request = GenerationRequest(tuple(b"the "), max_new_tokens=40)
     async with Client(InProcessHop(verifier), MarkovChain(BOOK)) as client:
         local = await client.complete(request, mode="local")
-        drafted = await client.complete(request)
+        drafted = await client.complete(request, "sync")
         alone = await client.complete(request, mode="cloud")
     verifier.stop()
     print("alone it writes:", bytes(local.token_ids).decode())

@@ -66,6 +66,7 @@ OPENS = st.builds(
     st.binary(max_size=16),
     U32,
     FEATURES,
+    U32,
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
     lambda pairs: QuantisedLaw(*map(tuple, zip(*pairs, strict=True))) if pairs else QuantisedLaw((), ())
@@ -95,7 +96,17 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     """Any verdict; a next token has an origin."""
     origin = draw(st.sampled_from([None, Origin.RECOVERED, Origin.BONUS, Origin.FILLED]))
     next_token_id = None if origin is None else draw(U32)
-    return Verdict(draw(U32), draw(U32), next_token_id, origin, draw(U32), draw(MICROS), draw(MICROS))
+    return Verdict(
+        draw(U32),
+        draw(U32),
+        next_token_id,
+        origin,
+        draw(U32),
+        draw(MICROS),
+        draw(MICROS),
+        draw(U32),
+        draw(IDS),
+    )
 
 
 ERRORS = st.builds(

@@ -383,7 +383,9 @@ class Pair(RuleBasedStateMachine):
                 break
             if not self.is_lossy and not self.is_duplicated:
                 assert self.edge.num_blocks_in_flight == 0, "a credit never came back"
-                assert self.request.fill is FillPolicy.OFF, "a filling verifier stands still"
+                assert self.request.fill in (FillPolicy.OFF, FillPolicy.BOUNDED), (
+                    "a filling verifier stands still"
+                )
             if self.may_draft:
                 self.draft(2, 0, True)
             else:

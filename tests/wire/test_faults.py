@@ -328,7 +328,7 @@ async def test_a_bug_while_planning_does_not_end_the_verifier(
 
     async with serve() as served:
         with monkeypatch.context() as patch:
-            patch.setattr(VerifierSession, "next_work", lambda self, limit: 1 / 0)
+            patch.setattr(VerifierSession, "next_work", lambda self, *_: 1 / 0)
             async with Raw(served.address) as raw:
                 await raw.send(OPEN)
                 *_, error = await raw.until_end()
@@ -414,7 +414,7 @@ async def test_a_flood_without_reading_is_left_to_flow_control(serve: Any) -> No
             writer = asyncio.create_task(raw.send(*[stale] * 3000))
             await assert_text(served, CANARY)
             await assert_text(served, CANARY)
-            ports = list(served.verifier._ports.values())
+            ports = list(served.verifier._desk._ports.values())
             assert all(port.num_unread <= 8 + 2 * 16 for port in ports)
             writer.cancel()
             await asyncio.wait({writer})

@@ -165,7 +165,7 @@ async def test_a_token_costs_few_bytes_of_tcp(
         async with Client(GrpcHop(proxy.address), drafter) as client:
             request = GenerationRequest((1, 2, 3), 400, SamplingParams(temperature), num_speculative_tokens=4)
             before = proxy.num_bytes
-            report = await client.complete(request)
+            report = await client.complete(request, "sync")
         per_token = (proxy.num_bytes - before) / len(report.token_ids)
         payload = (report.traffic.bytes_up + report.traffic.bytes_down) / len(report.token_ids)
     with capsys.disabled():

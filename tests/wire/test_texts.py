@@ -16,9 +16,11 @@ from paceline.common.sampling.law import target_law
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
+from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest, Report
 
 LENGTHS = (1, 2, 5, 16, None)
+VERIFIED_MODES = tuple(mode for mode in MODES if mode != "local")
 PENALTIES = {"repetition_penalty": 1.2, "frequency_penalty": 0.2}
 PROMPT = (1, 2, 3, 1, 2, 3, 1, 2)
 
@@ -33,7 +35,7 @@ async def test_text_is_the_targets(serve: Any, drafters: Any, rule: Rule, drafte
         async with serve() as served, served.client(drafters[drafter](), hop) as client:
             for length in LENGTHS:
                 request = GenerationRequest(PROMPT, 24, sampling, rule, seed=5, num_speculative_tokens=length)
-                for mode in ("sync", "cloud"):
+                for mode in VERIFIED_MODES:
                     report = await client.complete(request, mode)
                     assert report.token_ids == served.text(request), (mode, length, penalties)
                     assert report.finish_reason is FinishReason.LENGTH
@@ -48,7 +50,7 @@ async def test_stop_tokens_end_the_text_where_they_stand(serve: Any) -> None:
             request = GenerationRequest(
                 PROMPT, 40, stop_token_ids=(whole[position],), num_speculative_tokens=4
             )
-            for mode in ("sync", "cloud"):
+            for mode in VERIFIED_MODES:
                 report = await client.complete(request, mode)
                 assert report.token_ids == served.text(request)
                 assert report.finish_reason is FinishReason.STOP
@@ -59,13 +61,13 @@ async def test_a_good_drafter_saves_passes(serve: Any) -> None:
     drafter = TableDrafter(64, agreement=0.9, scale=2.0)
     async with serve() as served, served.client(drafter) as client:
         before = served.engine.steps
-        report = await client.complete(GenerationRequest(PROMPT, 100, num_speculative_tokens=4))
+        report = await client.complete(GenerationRequest(PROMPT, 100, num_speculative_tokens=4), "sync")
         assert report.acceptance_rate > 0.5
         assert served.engine.steps - before < 60
         assert Counter(report.origins)[Origin.ACCEPTED] == report.accepted_tokens
 
 
-@pytest.mark.parametrize("mode", ["sync", "cloud"])
+@pytest.mark.parametrize("mode", VERIFIED_MODES)
 async def test_many_sessions_each_get_their_solo_text(serve: Any, mode: str) -> None:
     """Thirty-two generations at once each get the text they would get alone."""
     async with serve() as served, served.client() as client:
@@ -89,10 +91,10 @@ async def test_many_sessions_each_get_their_solo_text(serve: Any, mode: str) -> 
 SMALL = 6
 
 
-async def two_tokens(client: Client, rule: Rule, seed: int) -> tuple[int, ...]:
+async def two_tokens(client: Client, rule: Rule, seed: int, mode: str) -> tuple[int, ...]:
     """The first two tokens of a text of three, so that drafts, coins and bonus all have a part."""
     request = GenerationRequest((0,), 3, SamplingParams(1.0), rule, seed, num_speculative_tokens=2)
-    report: Report = await client.complete(request)
+    report: Report = await client.complete(request, mode)
     return tuple(report.token_ids[:2])
 
 
@@ -106,13 +108,15 @@ def exact_law(engine: TableEngine) -> np.ndarray:
     return law
 
 
-async def p_value(served: Any, drafter: Any, rule: Rule, num_texts: int) -> float:
+async def p_value(served: Any, drafter: Any, rule: Rule, num_texts: int, mode: str = "sync") -> float:
     """Chi-square test of the texts' first two tokens against the exact law, through the wire."""
     async with served.client(drafter) as client:
         pairs: Counter[tuple[int, ...]] = Counter()
         for start in range(0, num_texts, 50):
             seeds = range(start, min(start + 50, num_texts))
-            pairs.update(await asyncio.gather(*(two_tokens(client, rule, 1000 + seed) for seed in seeds)))
+            pairs.update(
+                await asyncio.gather(*(two_tokens(client, rule, 1000 + seed, mode) for seed in seeds))
+            )
     law = exact_law(served.engine)
     seen = np.array([[pairs[one, two] for two in range(SMALL)] for one in range(SMALL)])
     rare = law * num_texts < 5
@@ -130,12 +134,13 @@ def small_engine() -> TableEngine:
     return TableEngine(SMALL, spread=1.0, max_context=64)
 
 
+@pytest.mark.parametrize("mode", ["sync", "stream"])
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION])
-async def test_law_is_the_targets(serve: Any, rule: Rule) -> None:
+async def test_law_is_the_targets(serve: Any, rule: Rule, mode: str) -> None:
     """Sampled texts pass a chi-square test against the target's exact law, through the wire."""
     async with serve(small_engine()) as served:
         drafter = TableDrafter(SMALL, agreement=0.4, scale=1.5)
-        assert await p_value(served, drafter, rule, 1000) > 1e-4
+        assert await p_value(served, drafter, rule, 1000, mode) > 1e-4
 
 
 @pytest.mark.slow

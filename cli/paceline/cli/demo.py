@@ -12,6 +12,7 @@ from rich.table import Table
 
 from paceline.cli import show
 from paceline.cli.edge import client, load_edge
+from paceline.cli.live import LivePrinter
 from paceline.cli.verifier_process import verifier_process
 from paceline.common.shipped import models_dir
 from paceline.common.tokens import SamplingParams
@@ -88,10 +89,10 @@ async def _compare(
         warm = replace(request, max_new_tokens=min(24, request.max_new_tokens))
         for mode in ("cloud", "sync"):
             await edge.complete(warm, mode)
-        generation, printer = edge.generate(request), show.TokenPrinter(console, model.tokenizer)
+        generation, printer = edge.generate(request), LivePrinter(console, model.tokenizer)
         printer.write(prompt, "dim")
         async for event in generation:
-            printer.show(event)
+            printer.handle(event)
         console.print("\n")
         console.print(show.legend(generation.report.origins))
         paceline, alone = [], []

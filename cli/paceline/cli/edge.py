@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,11 @@ from rich.console import Console
 
 from paceline.cli import batch, show
 from paceline.cli.inputs import checked_text, read_prompt
-from paceline.common.errors import InvalidRequest
+from paceline.cli.live import LivePrinter
+from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.grpc import GrpcHop
+from paceline.common.messages import FillPolicy
+from paceline.common.speed.objective import Objective
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.assemble import EdgeModel, assemble
 from paceline.edge.client import Client, Generation, check_request
@@ -41,7 +45,55 @@ TokenizerPath = Annotated[
     str | None,
     typer.Option(help="Folder with tokenizer.json. Default: the draft model's.", envvar="PACELINE_TOKENIZER"),
 ]
-ModeName = Annotated[str, typer.Option(help="sync, cloud or local.", envvar="PACELINE_MODE")]
+ModeName = Annotated[
+    str,
+    typer.Option(
+        help="auto, stream, sync, cloud or local. auto: whatever is fastest here and now.",
+        envvar="PACELINE_MODE",
+    ),
+]
+Fill = Annotated[
+    str,
+    typer.Option(
+        help="Whether the verifier decodes on while no draft is there (modes auto and stream): "
+        "mode, off, bounded, unlimited or auto. mode: as the mode has it.",
+        envvar="PACELINE_FILL",
+    ),
+]
+MaxBlocksInFlight = Annotated[
+    str,
+    typer.Option(
+        help="Blocks sent ahead of their verdicts (modes auto and stream), or auto.",
+        envvar="PACELINE_MAX_BLOCKS_IN_FLIGHT",
+    ),
+]
+ObjectiveName = Annotated[
+    str,
+    typer.Option(
+        help="What mode auto maximises: latency, throughput (tokens per target pass), or a weight between, 0 to 1.",
+        envvar="PACELINE_OBJECTIVE",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline/--no-offline",
+        help="Go on alone while no verifier can be reached; what is written then is verified once one is.",
+        envvar="PACELINE_OFFLINE",
+    ),
+]
+ReconnectS = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds a broken link is tried again.", envvar="PACELINE_RECONNECT_S"),
+]
+Provisional = Annotated[
+    bool,
+    typer.Option(
+        "--provisional/--no-provisional",
+        help="Show drafts, dim, before they are verified (on a terminal).",
+        envvar="PACELINE_PROVISIONAL",
+    ),
+]
 RuleName = Annotated[
     str,
     typer.Option(
@@ -108,12 +160,19 @@ def generate(
     stop_token_id: StopTokenId = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on past the model's end of text.")] = False,
     rule: RuleName = "auto",
-    mode: ModeName = "sync",
+    mode: ModeName = "auto",
     num_speculative_tokens: NumSpeculativeTokens = "auto",
+    max_blocks_in_flight: MaxBlocksInFlight = "auto",
+    fill: Fill = "mode",
+    objective: ObjectiveName = "latency",
+    offline: Offline = False,
+    reconnect_s: ReconnectS = 30.0,
+    provisional: Provisional = False,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
     draft_device: DraftDevice = "cpu",
     draft_threads: DraftThreads = 1,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what mode auto decided, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Generate one text, or one per line of a file."""
@@ -137,13 +196,20 @@ def generate(
         seed=seed,
         stop_token_ids=tuple(stop_token_id or ()),
         ignore_eos=ignore_eos,
-        num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
+        num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
+        fill=parse_fill(fill),
+        max_blocks_in_flight=parse_count(max_blocks_in_flight, "max_blocks_in_flight"),
+        objective=Objective.parse(objective),
+        offline=offline,
+        reconnect_s=reconnect_s,
+        provisional=provisional,
     )
     _check(template)
     model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
     address = None if mode == "local" else verifier
     if text is not None:
-        asyncio.run(_generate_one(client(address, model), model, template, text, mode, as_json))
+        look = show.Look(as_json=as_json, explain=explain)
+        asyncio.run(_generate_one(client(address, model), model, template, text, mode, look))
     elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
         asyncio.run(batch.run(job, client(address, model), model.tokenizer))
@@ -158,8 +224,10 @@ def chat(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     rule: RuleName = "auto",
-    mode: ModeName = "sync",
+    mode: ModeName = "auto",
     num_speculative_tokens: NumSpeculativeTokens = "auto",
+    offline: Offline = False,
+    provisional: Provisional = False,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
 ) -> None:
@@ -171,7 +239,9 @@ def chat(
         sampling=SamplingParams(temperature=temperature, top_p=top_p),
         rule=parse_rule(rule),
         seed=seed,
-        num_speculative_tokens=parse_num_speculative_tokens(num_speculative_tokens),
+        num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
+        offline=offline,
+        provisional=provisional,
     )
     _check(template)
     model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
@@ -227,23 +297,32 @@ def parse_rule(rule: str) -> Rule | None:
     return Rule(rule)
 
 
-def parse_num_speculative_tokens(number: str) -> int | None:
+def parse_count(number: str, field: str) -> int | None:
     """None for auto."""
     if number == "auto":
         return None
     if not number.isdecimal() or int(number) < 1:
-        raise InvalidRequest(
-            f"{number!r} is no count of tokens", field="num_speculative_tokens", cure="auto, or at least 1"
-        )
+        raise InvalidRequest(f"{number!r} is no count", field=field, cure="auto, or at least 1")
     return int(number)
 
 
+def parse_fill(fill: str) -> FillPolicy | None:
+    """None for whatever the mode has."""
+    if fill == "mode":
+        return None
+    if fill not in set(FillPolicy):
+        raise InvalidRequest(
+            f"there is no fill policy {fill!r}", field="fill", cure=f"one of mode, {', '.join(FillPolicy)}"
+        )
+    return FillPolicy(fill)
+
+
 async def _generate_one(
-    edge: Client, model: EdgeModel, template: GenerationRequest, text: str, mode: str, as_json: bool
+    edge: Client, model: EdgeModel, template: GenerationRequest, text: str, mode: str, look: show.Look
 ) -> None:
     request = replace(template, prompt_token_ids=model.tokenizer.encode(text))
-    async with edge:
-        if as_json:
+    async with connected(edge, request):
+        if look.as_json:
             report = await edge.complete(request, mode)
             show.print_json(show.result(report, model.tokenizer.decode(report.token_ids)))
             return
@@ -251,19 +330,36 @@ async def _generate_one(
     notes = Console(stderr=True, highlight=False)
     notes.print("\n", show.legend(report.origins), sep="")
     notes.print(show.summary(report))
+    if look.explain:
+        notes.print(show.decisions(report))
+
+
+@asynccontextmanager
+async def connected(edge: Client, request: GenerationRequest) -> AsyncIterator[None]:
+    """A client whose verifier has answered; where the drafter may begin alone, it need not have."""
+    try:
+        try:
+            await edge.connect()
+        except Unreachable:
+            if not request.offline:
+                raise
+        yield
+    finally:
+        await edge.close()
 
 
 async def _show_live(generation: Generation, model: EdgeModel, text: str) -> Report:
     """Tokens on stdout as they come; a terminal shows the prompt before them."""
     console = Console(highlight=False)
-    printer = show.TokenPrinter(console, model.tokenizer)
+    printer = LivePrinter(console, model.tokenizer)
     if console.is_terminal:
         printer.write(text, "dim")
     try:
         async with aclosing(aiter(generation)) as events:
             async for event in events:
-                printer.show(event)
+                printer.handle(event)
     finally:
+        printer.close()
         if generation.report.token_ids:
             printer.write("\n", "default")
     return generation.report

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
@@ -32,6 +34,14 @@ _MEANING = {
 _CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a generation is to be shown."""
+
+    as_json: bool = False
+    explain: bool = False
+
+
 def result(report: Report, text: str) -> dict[str, Any]:
     """The `--json` object of a generation. Its keys are a contract."""
     rounds = report.rounds
@@ -49,6 +59,7 @@ def result(report: Report, text: str) -> dict[str, Any]:
             "accepted_tokens": report.accepted_tokens,
             "acceptance_rate": report.acceptance_rate,
             "mean_acceptance_length": report.mean_acceptance_length,
+            "target_passes": report.num_passes,
             "bytes_up": report.traffic.bytes_up,
             "bytes_down": report.traffic.bytes_down,
         },
@@ -60,6 +71,8 @@ def result(report: Report, text: str) -> dict[str, Any]:
             "verify_s": sum(one.verify_s for one in rounds),
             "network_s": sum(one.network_s for one in rounds),
         },
+        "reconnects": report.num_reconnects,
+        "decisions": [asdict(decision) for decision in report.decisions],
     }
 
 
@@ -106,6 +119,35 @@ def brief(report: Report) -> str:
     return f"{line} · {report.acceptance_rate:.0%} of the drafts accepted" if report.drafted_tokens else line
 
 
+def decisions(report: Report) -> Table:
+    """What mode auto decided, when, and why."""
+    table = Table(title="decisions of mode auto", title_justify="left", box=SIMPLE, pad_edge=False)
+    for name in (
+        "at token",
+        "s",
+        "decision",
+        "why",
+        "round trip",
+        "draft token",
+        "target pass",
+        "acceptance",
+    ):
+        table.add_column(name, overflow="fold")
+    for one in report.decisions:
+        known = one.estimates
+        table.add_row(
+            str(one.position - report.num_prompt_tokens),
+            f"{one.at_s:.2f}",
+            one.action,
+            one.why,
+            f"{1000 * known['round_trip_s']:.1f} ms",
+            f"{1000 * known['draft_token_s']:.2f} ms",
+            f"{1000 * known['verify_fixed_s']:.1f} + {1000 * known['verify_per_token_s']:.2f} n ms",
+            f"{known['acceptance']:.2f}",
+        )
+    return table
+
+
 def summary(report: Report) -> Table:
     """A small table of what a generation did."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -124,6 +166,10 @@ def summary(report: Report) -> Table:
         spent = (sum(r.draft_s for r in report.rounds), sum(r.verify_s for r in report.rounds))
         network_s = sum(r.network_s for r in report.rounds)
         table.add_row("time", f"draft {spent[0]:.2f} s · verify {spent[1]:.2f} s · link {network_s:.2f} s")
+    if report.num_passes:
+        table.add_row("target passes", f"{report.num_passes / max(len(report.token_ids), 1):.2f} per token")
+    if report.num_reconnects:
+        table.add_row("link", f"lost and found again {report.num_reconnects} times")
     if report.token_ids and report.mode != "local":
         per_token = (report.traffic.bytes_up + report.traffic.bytes_down) / len(report.token_ids)
         table.add_row("wire", f"{per_token:.0f} bytes per token")

@@ -13,6 +13,8 @@ class VerifierConfig:
     """Sessions at a time; one more is refused with RESOURCE_EXHAUSTED."""
     max_draft_tokens: int = 64
     """Longest draft block, tokens."""
+    max_judged_tokens: int = 256
+    """Drafted tokens of one session in one step, over all its blocks."""
     max_blocks_in_flight: int = 16
     """Unsettled blocks per session."""
     max_step_tokens: int = 1024

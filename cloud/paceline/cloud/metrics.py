@@ -15,6 +15,9 @@ class VerifierMetrics:
         self._drafts = self._counter("spec_decode_num_drafts", "Draft blocks judged")
         self._drafted = self._counter("spec_decode_num_draft_tokens", "Drafted tokens judged")
         self._accepted = self._counter("spec_decode_num_accepted_tokens", "Drafted tokens accepted")
+        self._filled = self._counter(
+            "spec_decode_num_filled_tokens", "Tokens committed without a client's draft"
+        )
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of admitted sessions")
         self._generated = self._counter("generation_tokens", "Tokens committed")
         self._errors = Counter(
@@ -41,11 +44,16 @@ class VerifierMetrics:
         """A session is gone."""
         self._sessions.dec()
 
-    def judged(self, num_drafted: int, num_accepted: int, num_committed: int, seconds: float) -> None:
-        """A verdict was given."""
-        self._drafts.inc(num_drafted > 0)
-        self._drafted.inc(num_drafted)
-        self._accepted.inc(num_accepted)
+    def judged(
+        self, num_drafted: int, num_accepted: int, num_committed: int, seconds: float, *, is_own: bool = False
+    ) -> None:
+        """A verdict was given; on a draft of the verifier's own, if `is_own`."""
+        if is_own:
+            self._filled.inc(num_committed)
+        else:
+            self._drafts.inc(num_drafted > 0)
+            self._drafted.inc(num_drafted)
+            self._accepted.inc(num_accepted)
         self._generated.inc(num_committed)
         self._verify.observe(seconds)
 

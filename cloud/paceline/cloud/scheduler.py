@@ -7,10 +7,12 @@ overtaken by a prompt, and delays a generation by no more than one chunk.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from paceline.common.session import VerifierSession, Work
+from paceline.common.tokens import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,15 @@ class Scheduler:
             self._queued.add(key)
             self._queue.append(key)
 
-    def plan(self, sessions: Mapping[int, VerifierSession]) -> list[Planned]:
+    def plan(
+        self, sessions: Mapping[int, VerifierSession], own_draft: Callable[[int], Draft | None] | None = None
+    ) -> list[Planned]:
         """Take sessions off the queue until the step is full. Those with nothing to do leave it; those for whom there
-        is no room keep their place."""
+        is no room keep their place.
+
+        Args:
+            own_draft: what a session goes on with while its client's drafts are not there.
+        """
         room, prefill_room = self._max_step_tokens, self._prefill_chunk_tokens
         planned: list[Planned] = []
         passed: list[int] = []
@@ -57,7 +65,8 @@ class Scheduler:
             if num_uncached > 0 and prefill_room <= 0:
                 passed.append(key)
                 continue
-            work = session.next_work(prefill_room) if session is not None else None
+            ask = partial(own_draft, key) if own_draft is not None else None
+            work = session.next_work(prefill_room, ask) if session is not None else None
             if work is not None and planned and len(work.token_ids) > room:
                 passed.append(key)
                 break

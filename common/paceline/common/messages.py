@@ -24,7 +24,13 @@ class FillPolicy(StrEnum):
     """Whether the verifier decodes on by itself while no draft is there."""
 
     OFF = "off"
+    """It waits for a block before every pass."""
+    BOUNDED = "bounded"
+    """At most `Open.max_fill_passes` passes in a row without a usable draft; then it waits."""
     UNLIMITED = "unlimited"
+    """It never waits: without drafts this is plain cloud streaming."""
+    AUTO = "auto"
+    """It waits as long as a draft is likely to be worth waiting for, and leaves passes to others under load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Open:
     tokenizer_fingerprint: bytes = b""
     protocol_version: int = PROTOCOL_VERSION
     features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.RESUME})
+    max_fill_passes: int = 0
+    """Of `FillPolicy.BOUNDED`; 0 means 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,8 @@ class Description:
     dtype: str = ""
     active_sessions: int = 0
     protocol_version: int = PROTOCOL_VERSION
+    verify_floor_s: float = 0.0
+    """Above 0 where every engine step is made to last at least so long, for benchmarks."""
 
 
 ClientMessage = Open | Draft | Cancel | Close

@@ -146,4 +146,8 @@ class Verdict:
     verify_s: float = 0.0
     """Duration of the engine step behind this verdict (model, sampling and acceptance), seconds."""
     queue_s: float = 0.0
-    """Time the draft waited in the verifier before that step began, seconds."""
+    """Time the draft waited in the verifier before that step began (or before it was dropped as stale), seconds."""
+    num_judged: int = 0
+    """How many of the client's drafted tokens the step looked at."""
+    filled_token_ids: tuple[int, ...] = ()
+    """Tokens the verifier drafted itself and accepted: they follow the accepted ones and precede `next_token_id`."""

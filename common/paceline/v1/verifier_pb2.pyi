@@ -27,6 +27,8 @@ class FillPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FILL_POLICY_UNSPECIFIED: _ClassVar[FillPolicy]
     FILL_POLICY_OFF: _ClassVar[FillPolicy]
     FILL_POLICY_UNLIMITED: _ClassVar[FillPolicy]
+    FILL_POLICY_BOUNDED: _ClassVar[FillPolicy]
+    FILL_POLICY_AUTO: _ClassVar[FillPolicy]
 
 class How(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -60,6 +62,8 @@ FEATURE_RESUME: Feature
 FILL_POLICY_UNSPECIFIED: FillPolicy
 FILL_POLICY_OFF: FillPolicy
 FILL_POLICY_UNLIMITED: FillPolicy
+FILL_POLICY_BOUNDED: FillPolicy
+FILL_POLICY_AUTO: FillPolicy
 HOW_UNSPECIFIED: How
 HOW_ONE_HOT: How
 HOW_SHARED_NOISE: How
@@ -80,7 +84,7 @@ class DescribeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("protocol_version", "software_version", "model_name", "vocab_size", "tokenizer_fingerprint", "max_context", "eos_token_ids", "rules", "max_sessions", "max_draft_tokens", "device", "dtype", "features", "active_sessions")
+    __slots__ = ("protocol_version", "software_version", "model_name", "vocab_size", "tokenizer_fingerprint", "max_context", "eos_token_ids", "rules", "max_sessions", "max_draft_tokens", "device", "dtype", "features", "active_sessions", "verify_floor_us")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +99,7 @@ class DescribeResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FLOOR_US_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     software_version: str
     model_name: str
@@ -109,7 +114,8 @@ class DescribeResponse(_message.Message):
     dtype: str
     features: _containers.RepeatedScalarFieldContainer[Feature]
     active_sessions: int
-    def __init__(self, protocol_version: _Optional[int] = ..., software_version: _Optional[str] = ..., model_name: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., max_context: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rules: _Optional[_Iterable[_Union[Rule, str]]] = ..., max_sessions: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., active_sessions: _Optional[int] = ...) -> None: ...
+    verify_floor_us: int
+    def __init__(self, protocol_version: _Optional[int] = ..., software_version: _Optional[str] = ..., model_name: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., max_context: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rules: _Optional[_Iterable[_Union[Rule, str]]] = ..., max_sessions: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., active_sessions: _Optional[int] = ..., verify_floor_us: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("open", "draft", "cancel", "close")
@@ -160,7 +166,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +179,7 @@ class Open(_message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILL_PASSES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     tokenizer_fingerprint: bytes
@@ -185,7 +192,8 @@ class Open(_message.Message):
     max_new_tokens: int
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignore_eos: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ...) -> None: ...
+    max_fill_passes: int
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us")
@@ -234,7 +242,7 @@ class Draft(_message.Message):
     def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us")
+    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids")
     BASE_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +250,8 @@ class Verdict(_message.Message):
     BLOCKS_SETTLED_FIELD_NUMBER: _ClassVar[int]
     VERIFY_US_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_JUDGED_FIELD_NUMBER: _ClassVar[int]
+    FILLED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     base: int
     num_accepted: int
     next_token_id: int
@@ -249,7 +259,9 @@ class Verdict(_message.Message):
     blocks_settled: int
     verify_us: int
     queue_us: int
-    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ...) -> None: ...
+    num_judged: int
+    filled_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "committed_length")

@@ -6,9 +6,8 @@ async for event in client.generate(request):
     ...
 """
 
-import time
+import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +17,11 @@ from paceline.common.hops.base import Hop
 from paceline.common.messages import PROTOCOL_VERSION, Description
 from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokens import Rule
-from paceline.edge.modes import MODES, Run
-from paceline.edge.request import GenerationRequest, Report, TokensEvent
+from paceline.edge.drafting import DraftWorker, ThreadWorker
+from paceline.edge.modes import MODES
+from paceline.edge.pacing.estimates import Estimates
+from paceline.edge.request import Event, GenerationRequest, Report, TokensEvent
+from paceline.edge.run import Run
 
 _MAX_UINT32 = (1 << 32) - 1
 
@@ -31,7 +33,8 @@ class Client:
         hop: the verifier; None if only mode `local` is used. Closed with the client.
         drafter: None if only mode `cloud` is used.
         tokenizer_fingerprint: of the vocabulary the prompt was encoded with; b"" skips the comparison.
-        eos_token_ids: the draft model's, for mode `local`.
+        eos_token_ids: the draft model's, for mode `local` and where the drafter goes on alone.
+        worker: where the drafter runs; a thread of its own unless something else is given.
     """
 
     def __init__(
@@ -41,13 +44,15 @@ class Client:
         *,
         tokenizer_fingerprint: bytes = b"",
         eos_token_ids: tuple[int, ...] = (),
+        worker: DraftWorker | None = None,
     ) -> None:
         self.verifier: Description | None = None
         self._hop = hop
         self._drafter = drafter
         self._fingerprint = tokenizer_fingerprint
         self._eos_token_ids = eos_token_ids
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafter")
+        self._worker = worker or ThreadWorker()
+        self._estimates = Estimates()
 
     async def __aenter__(self) -> Self:
         if self._hop is not None:
@@ -91,9 +96,9 @@ class Client:
         """Close the link and stop the drafter's thread."""
         if self._hop is not None:
             await self._hop.close()
-        self._executor.shutdown(wait=False)
+        self._worker.stop()
 
-    def generate(self, request: GenerationRequest, mode: str = "sync") -> "Generation":
+    def generate(self, request: GenerationRequest, mode: str = "auto") -> "Generation":
         """Start a text; iterate the result for its events, read `.report` afterwards.
 
         Raises:
@@ -108,16 +113,17 @@ class Client:
         run = Run(
             request,
             report,
-            self._executor,
+            self._worker,
             hop=self._hop,
             verifier=self.verifier,
             drafter=self._drafter,
             tokenizer_fingerprint=self._fingerprint,
             eos_token_ids=self._eos_token_ids,
+            estimates=self._estimates,
         )
         return Generation(run)
 
-    async def complete(self, request: GenerationRequest, mode: str = "sync") -> Report:
+    async def complete(self, request: GenerationRequest, mode: str = "auto") -> Report:
         """Generate a whole text and return its report."""
         generation = self.generate(request, mode)
         async for _ in generation:
@@ -132,17 +138,19 @@ class Generation:
         self.report = run.report
         self._run = run
 
-    async def __aiter__(self) -> AsyncGenerator[TokensEvent, None]:
-        report, began_s = self.report, time.perf_counter()
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
+        loop, report = asyncio.get_running_loop(), self.report
+        began_s = loop.time()
         try:
             async for event in MODES[report.mode](self._run):
-                if not report.token_ids:
-                    report.ttft_s = time.perf_counter() - began_s
-                report.token_ids.extend(event.token_ids)
-                report.origins.extend(event.origins)
+                if isinstance(event, TokensEvent):
+                    if not report.token_ids:
+                        report.ttft_s = loop.time() - began_s
+                    report.token_ids.extend(event.token_ids)
+                    report.origins.extend(event.origins)
                 yield event
         finally:
-            report.total_s = time.perf_counter() - began_s
+            report.total_s = loop.time() - began_s
 
 
 def check_request(request: GenerationRequest) -> None:

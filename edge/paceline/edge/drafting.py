@@ -1,15 +1,56 @@
 """A draft session on its own thread: ONNX Runtime releases the GIL, so the event loop goes on with its I/O."""
 
 import asyncio
+import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.edge.draft_length import Plan
 from paceline.edge.request import GenerationRequest
+
+
+class DraftWorker(Protocol):
+    """Where drafters run, one piece of work at a time: they are not thread-safe."""
+
+    async def propose(self, work: Callable[[], Proposal]) -> tuple[Proposal, float]:
+        """Do it; the result and the seconds it took, waiting for its turn not counted."""
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Do it after whatever is under way; nobody waits for it."""
+
+    def stop(self) -> None:
+        """Do nothing more."""
+
+
+class ThreadWorker:
+    """One thread, shared by all generations of a client."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafter")
+
+    async def propose(self, work: Callable[[], Proposal]) -> tuple[Proposal, float]:
+        """See `DraftWorker`."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _timed, work)
+
+    def post(self, work: Callable[[], None]) -> None:
+        """See `DraftWorker`."""
+        with suppress(RuntimeError):  # a generation left in the middle may outlive its client
+            self._executor.submit(work)
+
+    def stop(self) -> None:
+        """See `DraftWorker`."""
+        self._executor.shutdown(wait=False)
+
+
+def _timed(work: Callable[[], Proposal]) -> tuple[Proposal, float]:
+    began_s = time.perf_counter()
+    return work(), time.perf_counter() - began_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +65,65 @@ class Drafted:
 
 
 class Drafting:
-    """Runs one generation's drafter in an executor shared by all generations of a process.
+    """Runs one generation's drafter.
 
     Args:
         drafter: who writes.
         request: what to write.
         vocab_size: of the target; no id at or above it is drafted.
-        executor: one thread; drafters are not thread-safe.
+        worker: where it runs.
     """
 
     def __init__(
-        self, drafter: Drafter, request: GenerationRequest, vocab_size: int, executor: ThreadPoolExecutor
+        self, drafter: Drafter, request: GenerationRequest, vocab_size: int, worker: DraftWorker
     ) -> None:
         self._drafter = drafter
         self._request = request
         self._chooser = request.chooser(vocab_size)
-        self._executor = executor
+        self._worker = worker
         self._session: DraftSession | None = None
         self._unseen: deque[tuple[int, tuple[int, ...]]] = deque()
         self._told = 0
         self._num_observed = 0
+        self._refuted_at = 0
 
     async def propose(self, plan: Plan, limit: int) -> Drafted:
         """The next block, at most `limit` tokens."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._propose, plan, limit)
+        proposal, draft_s = await self._worker.propose(lambda: self._propose(plan, limit))
+        return Drafted(proposal, draft_s, self._num_observed)
 
-    def observe(self, position: int, token_ids: tuple[int, ...]) -> int:
-        """Note what was committed, for the drafter to learn before its next block; returns the number of notes."""
+    def observe(self, position: int, token_ids: tuple[int, ...], *, contradicts: bool = False) -> None:
+        """Note what was committed, for the drafter to learn before its next block.
+
+        Args:
+            contradicts: whatever is being drafted right now continues a text that is not to be.
+        """
         self._told += 1
+        if contradicts:
+            self._refuted_at = self._told
         self._unseen.append((position, token_ids))
-        return self._told
+
+    def is_refuted(self, drafted: Drafted) -> bool:
+        """Whether a contradiction was noted that its writer had not read."""
+        return drafted.num_observed < self._refuted_at
 
     def close(self) -> None:
-        """Free the drafter's buffers, after whatever it is doing."""
-        with suppress(
-            RuntimeError
-        ):  # a generation left in the middle may outlive its client: nothing to free then
-            self._executor.submit(self._close)
+        """Free the drafter's buffers; what it is writing is cut short."""
+        self._refuted_at = sys.maxsize
+        self._worker.post(self._close)
 
-    def _propose(self, plan: Plan, limit: int) -> Drafted:
-        began_s = time.perf_counter()
+    def _propose(self, plan: Plan, limit: int) -> Proposal:
         if self._session is None:
             self._session = self._drafter.start(self._request.prompt_token_ids, self._chooser)
         while self._unseen:
             self._session.observe(*self._unseen.popleft())
             self._num_observed += 1
-        proposal = self._session.propose(min(plan.limit, limit), plan.keep_going)
-        return Drafted(proposal, time.perf_counter() - began_s, self._num_observed)
+
+        def keep_going(prob: float) -> bool:
+            # A refuted block is dropped whole, whatever its tokens are, so cutting it short biases nothing (E11).
+            return self._num_observed >= self._refuted_at and plan.keep_going(prob)
+
+        return self._session.propose(min(plan.limit, limit), keep_going)
 
     def _close(self) -> None:
         if self._session is not None:

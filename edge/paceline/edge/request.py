@@ -1,9 +1,12 @@
 """What a caller asks for and what it gets: the request, the events of a generation, the report at its end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from paceline.common.hops.base import Traffic
+from paceline.common.messages import FillPolicy
 from paceline.common.sampling.choose import Chooser
+from paceline.common.speed.objective import LATENCY, Objective
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
 
 
@@ -22,6 +25,20 @@ class GenerationRequest:
     ignore_eos: bool = False
     num_speculative_tokens: int | None = None
     """Tokens per block; None adapts to cost and acceptance."""
+    fill: FillPolicy | None = None
+    """Whether the verifier decodes on while no draft is there, in the modes that leave it open; None lets the mode
+    decide."""
+    max_blocks_in_flight: int | None = None
+    """Blocks sent ahead of their verdicts; None: as many as pay, at most the verifier's window."""
+    objective: Objective = LATENCY
+    """What mode `auto` maximises."""
+    reconnect_s: float = 30.0
+    """How long a broken link is tried again before the text is given up, seconds."""
+    offline: bool = False
+    """Whether the drafter may go on alone while no verifier can be reached. What it writes is provisional until one
+    has seen it."""
+    provisional: bool = False
+    """Whether drafts are told as events before they are verified."""
 
     @property
     def effective_rule(self) -> Rule:
@@ -46,14 +63,53 @@ class TokensEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvisionalEvent:
+    """Tokens the drafter wrote; no target has seen them. Either a `TokensEvent` repeats them or they are retracted."""
+
+    position: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RetractedEvent:
+    """Provisional tokens from `position` on are withdrawn."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvent:
+    """The link to the verifier was lost, or is there again."""
+
+    is_up: bool
+
+
+Event = TokensEvent | ProvisionalEvent | RetractedEvent | LinkEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What mode `auto` decided and why."""
+
+    position: int
+    """Committed length then."""
+    at_s: float
+    """Seconds since the generation began."""
+    action: str
+    why: str
+    estimates: Mapping[str, float]
+    """What it knew: seconds, tokens per second, shares."""
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
-    """One block and its verdict, measured. Seconds."""
+    """The blocks one verdict settled, measured. Seconds."""
 
     num_drafted: int
     num_accepted: int
     draft_s: float
     round_s: float
-    """From handing the block to the link until its verdict is here."""
+    """From handing the first of the blocks to the link until the verdict is here."""
     verify_s: float
     queue_s: float
 
@@ -74,6 +130,11 @@ class Report:
     origins: list[Origin] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     rounds: list[Round] = field(default_factory=list)
+    num_passes: int = 0
+    """Target passes that moved the text."""
+    num_reconnects: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+    """Of mode `auto`, in order."""
     ttft_s: float = 0.0
     """From the call to the first token."""
     total_s: float = 0.0

@@ -102,13 +102,16 @@ class _GrpcStream:
     def __init__(self, call: Any, translate: Any) -> None:
         self.traffic = Traffic()
         self._call = call
+        self._writing = asyncio.Lock()
+        """The core takes one message at a time, and fails the whole call over a second one."""
         self._translate = translate
 
     async def send(self, message: ClientMessage) -> None:
         request = encode_request(message)
         self.traffic.bytes_up += request.ByteSize()
         try:
-            await self._call.write(request)
+            async with self._writing:
+                await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The stream has ended. Why is said by what is still to be received: in-band error first, status second.
             return

@@ -221,17 +221,22 @@ class EdgeSession:
             )
         token_ids = self._drafted_tokens(verdict.num_accepted)
         origins: tuple[Origin, ...] = (Origin.ACCEPTED,) * len(token_ids)
+        filled = verdict.filled_token_ids
+        self._check_range(filled, "filled_token_ids")
+        token_ids, origins = (*token_ids, *filled), (*origins, *(Origin.FILLED,) * len(filled))
         if verdict.next_token_id is not None and verdict.next_origin is not None:
-            vocab_size = self.opened.vocab_size if self.opened else 1 << 32
-            if not 0 <= verdict.next_token_id < vocab_size:
-                raise BadReply(
-                    f"token {verdict.next_token_id} is outside 0..{vocab_size - 1}", field="next_token_id"
-                )
+            self._check_range((verdict.next_token_id,), "next_token_id")
             token_ids, origins = (*token_ids, verdict.next_token_id), (*origins, verdict.next_origin)
         if len(token_ids) > self.remaining:
             raise BadReply(f"{len(token_ids)} tokens where {self.remaining} may follow", field="verdict")
         self._check_stop(token_ids)
         return token_ids, origins
+
+    def _check_range(self, token_ids: tuple[int, ...], field: str) -> None:
+        vocab_size = self.opened.vocab_size if self.opened else 1 << 32
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise BadReply(f"token {token_id} is outside 0..{vocab_size - 1}", field=field)
 
     def _check_stop(self, token_ids: tuple[int, ...]) -> None:
         stop_token_ids = self.opened.stop_token_ids if self.opened else ()

@@ -24,6 +24,8 @@ class Limits:
     """Longest prompt + generated text, tokens."""
     max_draft_tokens: int = 64
     """Longest block, tokens."""
+    max_judged_tokens: int = 256
+    """Drafted tokens of one session in one step, over all its blocks: a backlog written offline takes few steps."""
     max_blocks_in_flight: int = 16
     """Unsettled blocks per session."""
     rules: frozenset[Rule] = frozenset(Rule)

@@ -8,6 +8,7 @@ Drive it with `on_draft`, `on_cancel`, `close`; ask `next_work` what the engine 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -16,9 +17,13 @@ from paceline.common.errors import BadDraft, Busy
 from paceline.common.messages import FillPolicy, Finished, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
+from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
 from paceline.common.session.limits import Limits, check_draft, check_open
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+
+DEFAULT_FILL_PASSES = 8
+"""Of `FillPolicy.BOUNDED`, where the client names no number."""
 
 
 class VerifierPhase(Enum):
@@ -42,6 +47,8 @@ class Work:
     """What is judged; None for a prefill chunk."""
     settles: int = 0
     """Blocks this step answers."""
+    is_own: bool = False
+    """The draft is the verifier's own, or empty: the client has not seen it."""
 
     @property
     def num_logits(self) -> int:
@@ -78,6 +85,7 @@ class VerifierSession:
         self._dead_ends = DeadEnds()
         self._received = 0
         self._settled = 0
+        self._fills_in_row = 0
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -149,23 +157,49 @@ class VerifierSession:
         """Committed tokens the engine has yet to run before the next decision, the last one excluded."""
         return len(self.text) - 1 - self._cached
 
-    def next_work(self, max_prefill_tokens: int) -> Work | None:
+    def next_work(
+        self, max_prefill_tokens: int, own_draft: Callable[[], Draft | None] | None = None
+    ) -> Work | None:
         """What to run now; None if there is nothing to do until a message arrives.
 
         Args:
             max_prefill_tokens: longest prefill chunk, so that a long prompt delays nobody by more.
+            own_draft: asked where the client sent nothing usable and `may_fill`; None from it waits for the client.
+                Left out, the verifier goes on without a draft.
         """
         if self.phase is not VerifierPhase.LIVE:
             return None
         if self.num_uncached > max_prefill_tokens:
             return self._prefill(max_prefill_tokens)
         draft, settles = self._usable_draft()
-        if draft is None and self.request.fill is FillPolicy.UNLIMITED:
-            draft = self._empty_draft()
+        is_own = draft is None
+        if draft is None and self.may_fill:
+            draft = own_draft() if own_draft is not None else self.own_draft()
         if draft is None:
             return self._prefill(self.num_uncached) if self.num_uncached else None
         token_ids = (*self.text[self._cached :], *draft.token_ids)
-        return Work(self.fence, self._cached, token_ids, draft, settles)
+        return Work(self.fence, self._cached, token_ids, draft, settles, is_own)
+
+    @property
+    def may_fill(self) -> bool:
+        """Whether the policy lets the verifier decode on now. When that is wise under AUTO, clocks decide elsewhere."""
+        match self.request.fill:
+            case FillPolicy.OFF:
+                return False
+            case FillPolicy.BOUNDED:
+                return self._fills_in_row < (self.request.max_fill_passes or DEFAULT_FILL_PASSES)
+            case _:
+                return True
+
+    @property
+    def has_usable_draft(self) -> bool:
+        """Whether a block of the client's waits that continues the text."""
+        return bool(self._waiting) and self._usable_draft()[0] is not None
+
+    @property
+    def room(self) -> int:
+        """Tokens a draft may have: the verifier's own one follows."""
+        return self.end - len(self.text) - 1
 
     def _prefill(self, num_tokens: int) -> Work:
         chunk = tuple(self.text[self._cached : self._cached + num_tokens])
@@ -175,8 +209,7 @@ class VerifierSession:
         """The waiting blocks as one draft, cut so that accepted tokens plus the verifier's own one fit."""
         if not self._waiting:
             return None, 0
-        room = self.end - len(self.text) - 1
-        merged = merge(self.text, self._waiting, min(room, self.limits.max_draft_tokens))
+        merged = merge(self.text, self._waiting, min(self.room, self.limits.max_judged_tokens))
         return merged.draft, len(merged.used)
 
     def _drop_stale(self) -> bool:
@@ -186,9 +219,15 @@ class VerifierSession:
         self._settled += len(stale)
         return bool(stale)
 
-    def _empty_draft(self) -> Draft:
+    def own_draft(
+        self,
+        token_ids: tuple[int, ...] = (),
+        how: How = How.ONE_HOT,
+        laws: tuple[QuantisedLaw, ...] = (),
+    ) -> Draft:
+        """A draft of the verifier's own, or none at all, to go on with while the client's are not there."""
         length = len(self.text)
-        return Draft(length, self.text.hash_at(length), (), (), How.ONE_HOT)
+        return Draft(length, self.text.hash_at(length), token_ids, (), how, laws)
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -213,15 +252,18 @@ class VerifierSession:
             self.history.push(token_id)
         # The last token is always run again with what follows: its row of logits judges the next draft's first token.
         self._cached = min(base + num_accepted, len(self.text) - 1)
+        self._fills_in_row = self._fills_in_row + 1 if work.is_own else 0
         self._drop_stale()
         verdict: ServerMessage = Verdict(
             base=base,
-            num_accepted=num_accepted,
+            num_accepted=0 if work.is_own else num_accepted,
             next_token_id=next_token_id,
-            next_origin=next_origin,
+            next_origin=Origin.FILLED if work.is_own and next_origin else next_origin,
             blocks_settled=self._settled,
             verify_s=verify_s,
             queue_s=queue_s,
+            num_judged=0 if work.is_own else len(work.draft),
+            filled_token_ids=accepted if work.is_own else (),
         )
         return [verdict, *self._finish_if_complete()]
 

@@ -4,19 +4,17 @@ from collections.abc import AsyncIterator
 
 from paceline.common.tokens import FinishReason, Origin
 from paceline.edge.draft_length import Plan
-from paceline.edge.modes.base import Run
-from paceline.edge.request import TokensEvent
+from paceline.edge.request import Event, TokensEvent
+from paceline.edge.run import Run
 
 _BLOCK = 8
 
 
-async def local(run: Run) -> AsyncIterator[TokensEvent]:
+async def local(run: Run) -> AsyncIterator[Event]:
     """Propose blocks until a stop token, the length, or the drafter's end."""
-    request = run.request
-    vocab_size = run.drafter.vocab_size if run.drafter is not None else None
-    drafting = run.drafting(vocab_size or 1 << 31)
-    stop_token_ids = set(request.stop_token_ids) | (set() if request.ignore_eos else set(run.eos_token_ids))
-    remaining = request.max_new_tokens
+    drafting = run.drafting()
+    stop_token_ids = run.stop_token_ids
+    remaining = run.request.max_new_tokens
     run.report.finish_reason = FinishReason.LENGTH
     try:
         while remaining > 0:
@@ -33,7 +31,7 @@ async def local(run: Run) -> AsyncIterator[TokensEvent]:
         drafting.close()
 
 
-def _until_stop(token_ids: tuple[int, ...], stop_token_ids: set[int]) -> tuple[int, ...]:
+def _until_stop(token_ids: tuple[int, ...], stop_token_ids: frozenset[int]) -> tuple[int, ...]:
     """Everything up to the first stop token, inclusive."""
     for index, token_id in enumerate(token_ids):
         if token_id in stop_token_ids:

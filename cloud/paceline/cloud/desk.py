@@ -1,0 +1,385 @@
+"""Sessions, scheduler and engine put together; knows no wire, no thread and no clock of its own.
+
+A runner calls it from one place at a time, so nothing here needs a lock: it hands in what arrived, asks for the next
+step, runs it, and hands the outcome back. Answers go to each stream's outbox.
+
+    runner ──▶ [ on_message … ─▶ plan ─▶ run ─▶ finish ] ──outbox──▶ transport
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from paceline.cloud.config import VerifierConfig
+from paceline.cloud.engine.base import Row, TargetEngine
+from paceline.cloud.fill import Load, Patience
+from paceline.cloud.metrics import VerifierMetrics
+from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.scheduler import Planned, Scheduler
+from paceline.common.acceptance import judge
+from paceline.common.cost import CostLine
+from paceline.common.drafter import Drafter
+from paceline.common.errors import BadDraft, Busy, InternalError, InvalidRequest, PacelineError, Unreachable
+from paceline.common.messages import (
+    Cancel,
+    ClientMessage,
+    Close,
+    Draining,
+    ErrorMessage,
+    FillPolicy,
+    Finished,
+    Open,
+    ServerMessage,
+)
+from paceline.common.sampling.rows import LogitRows, TargetRows
+from paceline.common.session import Limits, VerifierPhase, VerifierSession, Work
+from paceline.common.tokens import Draft, Verdict
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Port:
+    """One stream's connection to the desk."""
+
+    key: int
+    loop: asyncio.AbstractEventLoop
+    outbox: asyncio.Queue[ServerMessage | None] = field(default_factory=asyncio.Queue)
+    session: VerifierSession | None = None
+    patience: Patience = field(default_factory=Patience)
+    own_drafts: OwnDrafts | None = None
+    reserved_tokens: int = 0
+    draft_arrived_s: float = 0.0
+    num_arrived: int = 0
+    num_handled: int = 0
+    num_replies: int = 0
+    num_read: int = 0
+    is_clogged: bool = False
+    """Not served because too many replies are unread; reading them wakes it."""
+    has_ended: bool = False
+
+    @property
+    def num_unread(self) -> int:
+        """Replies the client has yet to take."""
+        return self.num_replies - self.num_read
+
+
+class Desk:
+    """Serves the sessions of one engine.
+
+    Args:
+        engine: the target.
+        limits: what is accepted.
+        config: admission and batching.
+        metrics: counters to keep.
+        drafter: writes ahead where the verifier decodes alone; None decodes token by token.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        engine: TargetEngine,
+        limits: Limits,
+        config: VerifierConfig,
+        metrics: VerifierMetrics,
+        *,
+        drafter: Drafter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.config = config
+        self.metrics = metrics
+        self.clock = clock
+        self.is_stopping = False
+        self._drafter = drafter
+        self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
+        self._ports: dict[int, Port] = {}
+        self._sessions: dict[int, VerifierSession] = {}
+        self._due_s: dict[int, float] = {}
+        """Sessions that wait for a draft, and until when."""
+        self._cost = CostLine()
+        self._load = Load()
+        self._is_draining = False
+
+    @property
+    def num_sessions(self) -> int:
+        """Live sessions."""
+        return len(self._sessions)
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When `plan` should be asked at the latest, by the clock; None: not before something arrives."""
+        return self.clock() if len(self._scheduler) else min(self._due_s.values(), default=None)
+
+    # --- what arrives -------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Fail what is live; nothing is served any more."""
+        self.is_stopping = self._is_draining = True
+        self.fail_all(going_away())
+
+    def fail_all(self, error: PacelineError) -> None:
+        """End every session."""
+        for port in list(self._ports.values()):
+            self._fail(port, error)
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new sessions and tell the live ones that this verifier is going away."""
+        self._is_draining = True
+        for port in self._ports.values():
+            self._reply(port, [Draining(grace_s)])
+
+    def on_message(self, port: Port, message: ClientMessage | PacelineError, arrived_s: float) -> None:
+        """A stream brought a message, or what was wrong with one."""
+        port.num_handled += 1
+        if port.has_ended:
+            return
+        try:
+            if port.session is None:
+                self._open(port, message)
+            elif isinstance(message, PacelineError):
+                if isinstance(message, BadDraft):
+                    port.session.on_unreadable_draft()
+                raise message
+            else:
+                self._on_session_message(port, port.session, message, arrived_s)
+        except PacelineError as error:
+            settled = port.session.blocks_settled if port.session else 0
+            self._fail(port, error, settled)
+        except Exception:
+            self._fail(port, incident("handling a message"))
+
+    def _on_session_message(
+        self, port: Port, session: VerifierSession, message: ClientMessage, arrived_s: float
+    ) -> None:
+        match message:
+            case Draft():
+                if session.phase is VerifierPhase.LIVE:
+                    self._on_draft(port, session, message, arrived_s)
+            case Cancel():
+                self._reply(port, session.on_cancel())
+            case Close():
+                self.on_gone(port)
+            case Open():
+                raise InvalidRequest(
+                    "this stream is open already", field="open", cure="send it once per stream"
+                )
+
+    def _on_draft(self, port: Port, session: VerifierSession, draft: Draft, arrived_s: float) -> None:
+        port.draft_arrived_s = arrived_s
+        replies = session.on_draft(draft)
+        if session.has_usable_draft:
+            port.patience.on_draft(arrived_s)
+        # A stale block is answered at once; how long it lay here is told, so that its round trip measures the link.
+        queue_s = max(self.clock() - arrived_s, 0.0)
+        self._reply(
+            port, [replace(one, queue_s=queue_s) if isinstance(one, Verdict) else one for one in replies]
+        )
+        self._scheduler.add(port.key)
+
+    def _open(self, port: Port, message: ClientMessage | PacelineError) -> None:
+        if isinstance(message, PacelineError) and not isinstance(message, BadDraft):
+            raise message
+        if not isinstance(message, Open):
+            raise InvalidRequest(
+                "the first message must be open", field="payload", cure="send open, then drafts"
+            )
+        if self._is_draining:
+            raise going_away()
+        session = VerifierSession(message, self.limits)
+        self._admit(port, session)
+        port.session = self._sessions[port.key] = session
+        self._ports[port.key] = port
+        if self._drafter is not None and message.fill is not FillPolicy.OFF:
+            port.own_drafts = OwnDrafts(self._drafter, session)
+        self.metrics.session_opened(len(message.prompt_token_ids))
+        self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
+        self._scheduler.add(port.key)
+
+    def _admit(self, port: Port, session: VerifierSession) -> None:
+        """A session gets its whole cache up front: once admitted it can always finish."""
+        if len(self._sessions) >= self.config.max_sessions:
+            raise Busy(
+                f"all {self.config.max_sessions} sessions are taken",
+                field="sessions",
+                cure="retry",
+                retry_after_s=1.0,
+            )
+        reserved = sum(other.reserved_tokens for other in self._ports.values())
+        pages = -(-(session.end + self.limits.max_draft_tokens) // self.engine.page_size)
+        needed = pages * self.engine.page_size
+        if reserved + needed > self.engine.capacity_tokens:
+            raise Busy(
+                f"{needed} cache tokens are needed, {self.engine.capacity_tokens - reserved} are free",
+                field="kv_cache",
+                cure="retry, or ask for fewer tokens",
+                retry_after_s=1.0,
+            )
+        port.reserved_tokens = needed
+
+    def on_gone(self, port: Port) -> None:
+        """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
+        if self._ports.pop(port.key, None) is not None and port.session is not None:
+            port.session.close()
+            del self._sessions[port.key]
+            self._due_s.pop(port.key, None)
+            self.engine.release(port.key)
+            if port.own_drafts is not None:
+                port.own_drafts.close()
+            self.metrics.session_closed()
+        if not port.has_ended:
+            port.has_ended = True
+            _post(port, [], ends=True)
+
+    # --- one engine step ----------------------------------------------------------------------------------------------
+
+    def plan(self) -> list[Planned]:
+        """What the next step runs; empty if there is nothing to do yet."""
+        now_s = self.clock()
+        for key in [key for key, due_s in self._due_s.items() if due_s <= now_s]:
+            del self._due_s[key]
+            self._scheduler.add(key)
+        planned = self._scheduler.plan(self._sessions, self._own_draft)
+        return [part for part in planned if not self._is_clogged(part)]
+
+    def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
+        """The engine's part of a step; None if it failed, and its sessions with it."""
+        rows = [
+            Row(part.key, part.work.past_length, part.work.token_ids, part.work.num_logits)
+            for part in planned
+        ]
+        try:
+            return self.engine.step(rows)
+        except Exception:
+            error = incident("running the target")
+            for part in planned:
+                self._fail(self._ports[part.key], error)
+            return None
+
+    def finish(self, planned: list[Planned], logits: Sequence[LogitRows], began_s: float) -> None:
+        """Judge, commit and answer; the step began at `began_s` by the clock."""
+        for part, part_logits in zip(planned, logits, strict=True):
+            self._finish_part(part, part_logits, began_s)
+        self._observe_cost(planned, self.clock() - began_s)
+
+    def _own_draft(self, key: int) -> Draft | None:
+        """What a session goes on with while its client's drafts are not there; None lets it wait."""
+        port, session = self._ports[key], self._sessions[key]
+        if not session.may_fill:
+            return None
+        if session.request.fill is FillPolicy.AUTO:
+            now_s = self.clock()
+            fill_at_s = port.patience.fill_at(now_s, self._cost.fixed_s + self._cost.per_token_s, self._load)
+            if fill_at_s > now_s:
+                self._due_s[key] = fill_at_s
+                return None
+        return port.own_drafts.draft(self._cost) if port.own_drafts is not None else session.own_draft()
+
+    def _is_clogged(self, part: Planned) -> bool:
+        """A client that does not read stops being served until it does; it delays nobody else."""
+        port = self._ports[part.key]
+        port.is_clogged = True  # set before looking: whoever reads the last reply after the look sees it
+        port.is_clogged = port.num_unread > self.config.max_unread_replies
+        return port.is_clogged
+
+    def on_read(self, port: Port) -> None:
+        """A client took replies it had left unread."""
+        port.is_clogged = False
+        if port.key in self._sessions:
+            self._scheduler.add(port.key)
+
+    def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
+        port, work = self._ports[part.key], part.work
+        session = self._sessions[part.key]
+        if work.draft is None:
+            session.on_prefilled(work)
+            self._scheduler.add(part.key)
+            return
+        params, seed = session.request.sampling, session.request.seed
+        try:
+            with TargetRows(logits, params, session.history, work.draft.token_ids) as rows:
+                judgement = judge(session.request.rule, work.draft, rows, seed)
+        except PacelineError as error:
+            error.fatal = True
+            self._fail(port, error, session.blocks_settled)
+            return
+        except Exception:
+            self._fail(port, incident("judging a draft"))
+            return
+        queue_s = 0.0 if work.is_own else max(began_s - port.draft_arrived_s, 0.0)
+        now_s = self.clock()
+        length = len(session.text)
+        self._reply(port, session.on_judged(work, judgement, now_s - began_s, queue_s))
+        self._after_verdict(port, work, judgement.num_accepted, len(session.text) - length, now_s)
+        self.metrics.judged(
+            len(work.draft),
+            judgement.num_accepted,
+            len(session.text) - length,
+            now_s - began_s,
+            is_own=work.is_own,
+        )
+        self._scheduler.add(part.key)
+
+    def _after_verdict(
+        self, port: Port, work: Work, num_accepted: int, num_committed: int, now_s: float
+    ) -> None:
+        num_drafted = len(work.draft) if work.draft is not None else 0
+        if work.is_own and port.own_drafts is not None:
+            port.own_drafts.judged(num_accepted)
+        port.patience.on_commit(
+            now_s,
+            num_committed,
+            judged=not work.is_own,
+            refuted=not work.is_own and num_accepted < num_drafted,
+        )
+
+    def _observe_cost(self, planned: list[Planned], seconds: float) -> None:
+        num_tokens = sum(len(part.work.token_ids) for part in planned)
+        self.metrics.stepped(len(planned), num_tokens, seconds)
+        self._load.observe(sum(part.work.draft is not None and not part.work.is_own for part in planned))
+        if all(part.work.draft is not None for part in planned):
+            self._cost.observe(num_tokens, seconds)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _reply(self, port: Port, messages: list[ServerMessage]) -> None:
+        if messages:
+            port.num_replies += len(messages)
+            _post(port, messages, ends=any(isinstance(message, Finished) for message in messages))
+
+    def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
+        """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
+        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
+        self.metrics.failed(error.reason)
+        if error.fatal:
+            self.on_gone(port)
+
+
+def _post(port: Port, messages: list[ServerMessage], *, ends: bool) -> None:
+    """Hand answers to the port's event loop, all in one wake-up."""
+    try:
+        port.loop.call_soon_threadsafe(_deliver, port, messages, ends)
+    except RuntimeError:
+        log.debug("the event loop of session %d is closed", port.key)
+
+
+def _deliver(port: Port, messages: list[ServerMessage], ends: bool) -> None:
+    for message in messages:
+        port.outbox.put_nowait(message)
+    if ends:
+        port.outbox.put_nowait(None)
+
+
+def going_away() -> Unreachable:
+    return Unreachable("this verifier is going away", field="verifier", cure="open at another one")
+
+
+def incident(doing: str) -> InternalError:
+    """Log the exception at hand under an id; the id is all that leaves the process."""
+    incident = uuid.uuid4().hex[:12]
+    log.exception("incident %s while %s", incident, doing)
+    return InternalError("internal error", cure=f"report incident {incident} to the operator")

@@ -1,0 +1,199 @@
+"""What a verifier answers."""
+
+from paceline.common.codec.values import (
+    CODES,
+    FEATURE_OF,
+    FEATURES,
+    MICRO,
+    NEXT_KIND_OF,
+    NEXT_KINDS,
+    REASON_OF,
+    REASONS,
+    RULE_OF,
+    RULES,
+    STATUS_OF,
+)
+from paceline.common.errors import BadReply, Status
+from paceline.common.messages import (
+    Description,
+    Draining,
+    ErrorMessage,
+    Finished,
+    Opened,
+    ServerMessage,
+)
+from paceline.common.tokens import Verdict
+from paceline.v1 import verifier_pb2 as pb
+
+
+def encode_response(message: ServerMessage) -> pb.DecodeResponse:
+    """Wire form of a message to the drafter."""
+    match message:
+        case Verdict():
+            return pb.DecodeResponse(verdict=_encode_verdict(message))
+        case Opened():
+            return pb.DecodeResponse(opened=_encode_opened(message))
+        case Finished():
+            return pb.DecodeResponse(
+                finished=pb.Finished(
+                    reason=REASONS[message.reason], committed_length=message.committed_length
+                )
+            )
+        case Draining():
+            return pb.DecodeResponse(draining=pb.Draining(grace_ms=round(message.grace_s * 1000)))
+        case ErrorMessage():
+            return pb.DecodeResponse(error=_encode_error(message))
+
+
+def decode_response(response: pb.DecodeResponse) -> ServerMessage:
+    """A message to the drafter.
+
+    Raises:
+        BadReply: the verifier sent nothing, or a value this version does not know.
+    """
+    kind = response.WhichOneof("payload")
+    try:
+        match kind:
+            case "verdict":
+                return _decode_verdict(response.verdict)
+            case "opened":
+                return _decode_opened(response.opened)
+            case "finished":
+                return Finished(REASON_OF[response.finished.reason], response.finished.committed_length)
+            case "draining":
+                return Draining(response.draining.grace_ms / 1000)
+            case "error":
+                return _decode_error(response.error)
+    except KeyError as unknown:
+        raise BadReply(
+            f"the verifier sent an unknown value {unknown} in {kind}", cure="update paceline"
+        ) from None
+    raise BadReply("the verifier sent an empty message", cure="update paceline")
+
+
+def _encode_verdict(verdict: Verdict) -> pb.Verdict:
+    return pb.Verdict(
+        base=verdict.base,
+        num_accepted=verdict.num_accepted,
+        next_token_id=verdict.next_token_id or 0,
+        next_kind=NEXT_KINDS[verdict.next_origin],
+        blocks_settled=verdict.blocks_settled,
+        verify_us=round(verdict.verify_s * MICRO),
+        queue_us=round(verdict.queue_s * MICRO),
+        num_judged=verdict.num_judged,
+        filled_token_ids=verdict.filled_token_ids,
+    )
+
+
+def _decode_verdict(message: pb.Verdict) -> Verdict:
+    origin = NEXT_KIND_OF[message.next_kind]
+    return Verdict(
+        base=message.base,
+        num_accepted=message.num_accepted,
+        next_token_id=None if origin is None else message.next_token_id,
+        next_origin=origin,
+        blocks_settled=message.blocks_settled,
+        verify_s=message.verify_us / MICRO,
+        queue_s=message.queue_us / MICRO,
+        num_judged=message.num_judged,
+        filled_token_ids=tuple(message.filled_token_ids),
+    )
+
+
+def _encode_opened(message: Opened) -> pb.Opened:
+    return pb.Opened(
+        protocol_version=message.protocol_version,
+        features=sorted(FEATURES[f] for f in message.features),
+        vocab_size=message.vocab_size,
+        max_draft_tokens=message.max_draft_tokens,
+        max_blocks_in_flight=message.max_blocks_in_flight,
+        stop_token_ids=message.stop_token_ids,
+        committed_length=message.committed_length,
+        verify_fixed_us=round(message.verify_fixed_s * MICRO),
+        verify_per_token_us=round(message.verify_per_token_s * MICRO),
+    )
+
+
+def _decode_opened(message: pb.Opened) -> Opened:
+    return Opened(
+        protocol_version=message.protocol_version,
+        features=frozenset(FEATURE_OF[f] for f in message.features if f in FEATURE_OF),
+        vocab_size=message.vocab_size,
+        max_draft_tokens=message.max_draft_tokens,
+        max_blocks_in_flight=message.max_blocks_in_flight,
+        stop_token_ids=tuple(message.stop_token_ids),
+        committed_length=message.committed_length,
+        verify_fixed_s=message.verify_fixed_us / MICRO,
+        verify_per_token_s=message.verify_per_token_us / MICRO,
+    )
+
+
+def _encode_error(message: ErrorMessage) -> pb.Error:
+    return pb.Error(
+        code=CODES[message.status],
+        reason=message.reason,
+        field=message.field,
+        message=message.message,
+        cure=message.cure,
+        retry_after_ms=round(message.retry_after_s * 1000),
+        fatal=message.fatal,
+        blocks_settled=message.blocks_settled,
+    )
+
+
+def _decode_error(message: pb.Error) -> ErrorMessage:
+    return ErrorMessage(
+        status=STATUS_OF.get(message.code, Status.INTERNAL),
+        reason=message.reason,
+        message=message.message,
+        field=message.field,
+        cure=message.cure,
+        retry_after_s=message.retry_after_ms / 1000,
+        fatal=message.fatal,
+        blocks_settled=message.blocks_settled,
+    )
+
+
+# --- Describe ---------------------------------------------------------------------------------------------------------
+
+
+def encode_description(description: Description) -> pb.DescribeResponse:
+    """Wire form of what a verifier serves."""
+    return pb.DescribeResponse(
+        protocol_version=description.protocol_version,
+        software_version=description.software_version,
+        model_name=description.model_name,
+        vocab_size=description.vocab_size,
+        tokenizer_fingerprint=description.tokenizer_fingerprint,
+        max_context=description.max_context,
+        eos_token_ids=description.eos_token_ids,
+        rules=[RULES[rule] for rule in description.rules],
+        max_sessions=description.max_sessions,
+        max_draft_tokens=description.max_draft_tokens,
+        device=description.device,
+        dtype=description.dtype,
+        features=sorted(FEATURES[f] for f in description.features),
+        active_sessions=description.active_sessions,
+        verify_floor_us=round(description.verify_floor_s * MICRO),
+    )
+
+
+def decode_description(message: pb.DescribeResponse) -> Description:
+    """What a verifier serves."""
+    return Description(
+        protocol_version=message.protocol_version,
+        software_version=message.software_version,
+        model_name=message.model_name,
+        vocab_size=message.vocab_size,
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        max_context=message.max_context,
+        eos_token_ids=tuple(message.eos_token_ids),
+        rules=tuple(RULE_OF[rule] for rule in message.rules if rule in RULE_OF),
+        max_sessions=message.max_sessions,
+        max_draft_tokens=message.max_draft_tokens,
+        device=message.device,
+        dtype=message.dtype,
+        features=frozenset(FEATURE_OF[f] for f in message.features if f in FEATURE_OF),
+        active_sessions=message.active_sessions,
+        verify_floor_s=message.verify_floor_us / MICRO,
+    )

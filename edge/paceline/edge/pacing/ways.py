@@ -1,0 +1,43 @@
+"""Ways of working, and how each did beside what was predicted of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+_FORGET = 0.98
+"""Per look: a way of working that disappointed is given another chance after a while."""
+
+
+class Way(StrEnum):
+    """Ways of working."""
+
+    CLOUD = "cloud"
+    """Nothing is sent; the verifier streams alone."""
+    STREAM = "stream"
+    """Many blocks in flight, the verifier fills."""
+    ROUNDS = "rounds"
+    """One block in flight, no fill, the next one written meanwhile: few target passes."""
+
+
+@dataclass(slots=True)
+class Record:
+    """How a way of working did beside what was predicted of it."""
+
+    ratio: float = 1.0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def begin(self) -> None:
+        """A new stretch."""
+        self.tokens = self.seconds = 0.0
+
+    def observe(self, tokens: int, seconds: float, predicted_per_s: float) -> None:
+        """Tokens that took so long; trusted little while few."""
+        self.tokens = 0.97 * self.tokens + tokens
+        self.seconds = 0.97 * self.seconds + seconds
+        if self.tokens > 16 and predicted_per_s:
+            measured = self.tokens / self.seconds / predicted_per_s
+            self.ratio += 0.05 * (min(max(measured, 0.5), 2.0) - self.ratio)
+
+    def forget(self) -> None:
+        """Drift back to the prediction."""
+        self.ratio = 1 + _FORGET * (self.ratio - 1)

@@ -1,0 +1,372 @@
+"""The loop behind every mode that asks a verifier: one task drafts and sends, one reads; neither waits for the other.
+
+What is drafted, how far ahead, and who fills is the pacing's business: without drafts this is cloud streaming, with one
+block in flight textbook speculative decoding, with many a stream. When the link breaks the session is opened again and
+what had been drafted is sent again; the text is the same, for nothing on the verifier's side decides it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from paceline.common.errors import PacelineError, Status, Unreachable
+from paceline.common.hops.base import Stream, Traffic
+from paceline.common.messages import Close, FillPolicy, ServerMessage
+from paceline.common.session import Commit, EdgePhase
+from paceline.common.session.edge import RemoteError
+from paceline.common.tokens import FinishReason, Origin, Verdict
+from paceline.edge.draft_length import Plan
+from paceline.edge.drafting import Drafted
+from paceline.edge.flight import Flight
+from paceline.edge.pacing.base import Learned, Pacing, Situation
+from paceline.edge.pacing.lookahead import is_immune
+from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedEvent, TokensEvent
+from paceline.edge.run import Run
+from paceline.edge.tail import Tail
+
+_WINDOW_BEFORE_OPENED = 4
+"""Blocks sent before the verifier has said how many it takes."""
+_OFFLINE_BLOCK = 8
+_SILENCE_S = 1.0
+"""A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
+on alone."""
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
+    """Generate a text; fills in `run.report` as it goes.
+
+    Raises:
+        Unreachable: no verifier could be reached for `reconnect_s`, and the drafter may not go on alone.
+        RemoteError: the verifier refuses.
+    """
+    line = _Pipeline(run, pacing)
+    tasks = (asyncio.create_task(line.read()), asyncio.create_task(line.write()))
+    for task in tasks:
+        task.add_done_callback(lambda _: line.events.put_nowait(None))
+    reader, writer = tasks
+    try:
+        while not (reader.done() and line.events.empty()):
+            event = await line.events.get()
+            if event is not None:
+                yield event
+            elif writer.done():
+                writer.result()
+        reader.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        line.close()
+
+
+class _Pipeline:
+    def __init__(self, run: Run, pacing: Pacing) -> None:
+        request = run.request
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._run = run
+        self._request = request
+        self._pacing = pacing
+        self._hop = run.require_hop()
+        self._session = run.session(pacing.fill)
+        self._drafting = run.drafting() if pacing.drafts else None
+        self._tail = Tail(request.prompt_token_ids)
+        self._end = len(request.prompt_token_ids) + request.max_new_tokens
+        self._flight = Flight()
+        self._stream: Stream | None = None
+        self._sent_until = 0
+        self._unsent_draft_s = 0.0
+        self._told_until = 0
+        """Provisional tokens up to here were told."""
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._opened_s = self._last_s = 0.0
+        self._heard_s = self._loop.time()
+        self._is_lost = False
+        self._stuck_s: float | None = None
+        """When the link broke first since the text last grew."""
+        self._is_silent = False
+        self._is_exhausted = False
+        """The drafter had nothing to say about the text as it is."""
+        self._ends_on_stop = is_immune(request, pacing.fill)
+        self._past_streams: list[Traffic] = []
+
+    def close(self) -> None:
+        """Free the drafter and complete the report."""
+        if self._drafting is not None:
+            self._drafting.close()
+        traffic = self._run.report.traffic
+        traffic.bytes_up = sum(one.bytes_up for one in self._past_streams)
+        traffic.bytes_down = sum(one.bytes_down for one in self._past_streams)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """Keep a connection and follow the verifier until the text is complete."""
+        pause_s = _FIRST_PAUSE_S
+        while self._session.phase is not EdgePhase.FINISHED:
+            try:
+                await self._one_connection()
+            except (Unreachable, RemoteError) as error:
+                if self._session.phase is EdgePhase.LIVE:
+                    pause_s = _FIRST_PAUSE_S
+                self._lose(error)
+                if self._is_given_up():
+                    self._finish_alone(error)
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        self._run.report.finish_reason = self._session.finish_reason
+
+    async def _one_connection(self) -> None:
+        async with self._hop.stream() as stream:
+            self._past_streams.append(stream.traffic)
+            await stream.send(self._session.open())
+            self._connect(stream)
+            while self._session.phase is not EdgePhase.FINISHED:
+                message = await stream.receive()
+                if message is None:
+                    raise Unreachable(
+                        "the verifier ended the stream before the text was complete", field="verifier"
+                    )
+                self._hear(message)
+            await stream.send(Close())
+
+    def _connect(self, stream: Stream) -> None:
+        self._flight = Flight()
+        self._stream = stream
+        self._sent_until = self._tail.committed
+        self._opened_s, self._last_s = self._loop.time(), 0.0
+        self._wake.set()
+
+    def _hear(self, message: ServerMessage) -> None:
+        now_s = self._loop.time()
+        was_opening = self._session.phase is EdgePhase.OPENING
+        commit = self._session.receive(message)
+        self._heard_s, self._is_silent = now_s, False
+        if was_opening and self._session.opened is not None:
+            self._pacing.on_opened(self._session.opened, now_s - self._opened_s)
+            self._found()
+        if isinstance(message, Verdict):
+            self._learn(message, commit, now_s)
+        self._wake.set()
+
+    def _found(self) -> None:
+        """The verifier took the session."""
+        if self._is_lost:
+            self._is_lost = False
+            self._run.report.num_reconnects += 1
+            self._tell(LinkEvent(is_up=True))
+
+    def _learn(self, verdict: Verdict, commit: Commit | None, now_s: float) -> None:
+        round_trip_s = self._flight.round_trip_s(verdict, now_s)
+        since_s = now_s - self._last_s if self._last_s else 0.0
+        learned = Learned(verdict, now_s, since_s, 0, len(self._session.committed), round_trip_s=round_trip_s)
+        if commit is not None:
+            learned = self._commit(commit, learned, now_s)
+            self._last_s = now_s
+        self._pacing.learn(learned)
+
+    def _commit(self, commit: Commit, learned: Learned, now_s: float) -> Learned:
+        report = self._run.report
+        report.num_passes += 1
+        self._stuck_s = None
+        settled = self._tail.commit(commit.token_ids)
+        length = self._tail.committed
+        if self._drafting is not None:
+            self._drafting.observe(commit.position, commit.token_ids, contradicts=settled.contradicted)
+        past = self._flight.settle(commit, length, contradicted=settled.contradicted, now_s=now_s)
+        if past is not None:
+            report.rounds.append(past)
+        if settled.contradicted:
+            self._sent_until = length
+            refuted_at = commit.position + len(settled.judged) - 1
+            if self._told_until > refuted_at:
+                self._tell(RetractedEvent(refuted_at))
+                self._told_until = refuted_at
+        self.events.put_nowait(TokensEvent(commit.position, commit.token_ids, commit.origins))
+        return Learned(
+            verdict=learned.verdict,
+            now_s=now_s,
+            since_s=learned.since_s,
+            num_committed=len(commit.token_ids),
+            committed=length,
+            judged=settled.judged,
+            contradicted=settled.contradicted,
+            round=past,
+            round_trip_s=learned.round_trip_s,
+        )
+
+    # --- a link that breaks -------------------------------------------------------------------------------------------
+
+    def _lose(self, error: PacelineError) -> None:
+        """The connection is gone. Raises what no further attempt would mend."""
+        never_opened = self._session.opened is None
+        if isinstance(error, RemoteError):
+            passing = error.status is Status.UNAVAILABLE or (
+                error.status is Status.RESOURCE_EXHAUSTED and not never_opened
+            )
+            if not passing:
+                raise error
+        if never_opened and not self._request.offline:
+            raise error
+        self._stream = None
+        if self._stuck_s is None:
+            self._stuck_s = self._loop.time()
+        if not self._is_lost:
+            self._is_lost = True
+            self._tell(LinkEvent(is_up=False))
+        self._wake.set()
+
+    def _is_given_up(self) -> bool:
+        assert self._stuck_s is not None, "only a lost link is given up"
+        writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
+        return self._loop.time() - self._stuck_s >= self._request.reconnect_s and not writes_on
+
+    def _finish_alone(self, error: PacelineError) -> None:
+        """Nobody verified the rest: it is handed over as what it is, or not at all."""
+        tail = self._tail
+        if not self._request.offline or not len(tail):
+            raise error
+        token_ids = tuple(tail.text[tail.committed :])
+        self.events.put_nowait(TokensEvent(tail.committed, token_ids, (Origin.UNVERIFIED,) * len(token_ids)))
+        ends = self._ends_with_stop()
+        self._run.report.finish_reason = FinishReason.STOP if ends else FinishReason.LENGTH
+
+    @property
+    def _is_alone(self) -> bool:
+        """The verifier cannot be reached and the drafter may go on."""
+        return self._request.offline and (self._stream is None or self._is_silent)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Draft and send until the text is complete."""
+        while not self._session.is_complete:
+            self._wake.clear()
+            await self._send()
+            plan = self._plan()
+            if plan is None:
+                await self._wait()
+                continue
+            assert self._drafting is not None, "a pacing that plans needs a drafter"
+            drafted = await self._drafting.propose(plan, self._room)
+            self._is_exhausted = not self._take(drafted) and not len(drafted.proposal)
+            if self._is_exhausted:
+                await self._ask()
+                await self._wait()
+
+    @property
+    def _room(self) -> int:
+        """Tokens that may still be drafted: the last one is the verifier's own, unless none can be reached."""
+        return self._end - len(self._tail.text) - (0 if self._is_alone else 1)
+
+    def _may_draft(self) -> bool:
+        return self._drafting is not None and self._room > 0 and not self._ends_with_stop()
+
+    def _ends_with_stop(self) -> bool:
+        if not self._ends_on_stop or not len(self._tail):
+            return False
+        opened = self._session.opened
+        stop_token_ids = opened.stop_token_ids if opened else self._run.stop_token_ids
+        return self._tail.text[-1] in stop_token_ids
+
+    def _plan(self) -> Plan | None:
+        if not self._may_draft():
+            return None
+        return Plan(_OFFLINE_BLOCK) if self._is_alone else self._pacing.plan(self._situation())
+
+    def _situation(self) -> Situation:
+        return Situation(
+            committed=self._tail.committed,
+            ahead_probs=self._tail.probs,
+            num_unsent=len(self._tail.text) - max(self._sent_until, self._tail.committed),
+            blocks_in_flight=self._session.num_blocks_in_flight,
+            now_s=self._loop.time(),
+        )
+
+    def _take(self, drafted: Drafted) -> bool:
+        """Add a proposal to the tail; whether it said anything about the text as it is now."""
+        if self._drafting is None or self._drafting.is_refuted(drafted):
+            return len(drafted.proposal) > 0
+        added = self._tail.extend(drafted.proposal)
+        self._unsent_draft_s += drafted.draft_s
+        self._pacing.on_drafted(len(drafted.proposal), drafted.draft_s)
+        if self._request.provisional or self._is_alone:
+            self._tell_drafts()
+        return added > 0
+
+    def _tell_drafts(self) -> None:
+        start, end = max(self._told_until, self._tail.committed), len(self._tail.text)
+        if start < end:
+            self._told_until = end
+            self._tell(ProvisionalEvent(start, tuple(self._tail.text[start:])))
+
+    async def _wait(self) -> None:
+        """Until something is heard. Where the drafter may go on alone, a verifier silent for too long is given up."""
+        if not self._request.offline or self._is_alone or self._session.opened is None:
+            await self._wake.wait()
+            return
+        patience_s = _SILENCE_S + 2 * self._run.estimates.round_trip.typical_s
+        try:
+            await asyncio.wait_for(self._wake.wait(), patience_s)
+        except TimeoutError:
+            self._is_silent = self._loop.time() - self._heard_s >= patience_s
+
+    async def _send(self) -> None:
+        """Send what is drafted and unsent, as far as the window allows; ask for a step if nothing else would bring
+        one."""
+        while self._may_send():
+            tail, start = self._tail, max(self._sent_until, self._tail.committed)
+            end = min(len(tail.text), start + self._max_block)
+            if start < end:
+                await self._send_block(start, end)
+            elif self._pacing.wants_echo(self._situation()):
+                await self._send_block(tail.committed - 1, tail.committed - 1)
+                return
+            else:
+                break
+        if not self._may_draft():
+            await self._ask()
+
+    async def _ask(self) -> None:
+        """A verifier that only steps for blocks gets an empty one when there is nothing to draft."""
+        waits = self._pacing.fill in (FillPolicy.OFF, FillPolicy.BOUNDED)
+        if waits and self._stream is not None and self._situation().is_idle:
+            await self._send_block(self._tail.committed, self._tail.committed)
+
+    @property
+    def _max_block(self) -> int:
+        opened = self._session.opened
+        return opened.max_draft_tokens if opened else self._run.max_draft_tokens
+
+    def _may_send(self) -> bool:
+        opened = self._session.opened
+        window = opened.max_blocks_in_flight if opened else _WINDOW_BEFORE_OPENED
+        window = min(window, self._pacing.max_blocks_in_flight)
+        return self._stream is not None and self._session.num_blocks_in_flight < window
+
+    async def _send_block(self, start: int, end: int) -> None:
+        piece = self._tail.piece(start, end)
+        follows = self._pacing.streams and end < self._end - 1
+        block = self._session.block(
+            start,
+            piece.token_ids,
+            piece.probs,
+            piece.how,
+            piece.laws,
+            base_hash=self._tail.text.hash_at(start),
+            more_follows=follows,
+        )
+        self._flight.add(end, end - start, self._unsent_draft_s, self._loop.time())
+        self._unsent_draft_s = 0.0
+        self._sent_until = max(self._sent_until, end)
+        if self._stream is not None:
+            await self._stream.send(block)
+
+    def _tell(self, event: Event) -> None:
+        """An event only those want who asked to see drafts."""
+        if self._request.provisional or self._request.offline:
+            self.events.put_nowait(event)

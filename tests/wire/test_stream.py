@@ -1,0 +1,234 @@
+"""The stream: many blocks in flight, fill, links that break. The text is the target's all the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from paceline.cloud.engine.table import TableEngine
+from paceline.common.errors import Unreachable
+from paceline.common.hops.base import Hop, Stream
+from paceline.common.messages import Description, FillPolicy
+from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
+from paceline.edge.client import Client
+from paceline.edge.drafters.table import TableDrafter
+from paceline.edge.request import (
+    GenerationRequest,
+    LinkEvent,
+    ProvisionalEvent,
+    RetractedEvent,
+    TokensEvent,
+)
+
+PROMPT = (1, 2, 3, 1, 2, 3, 1, 2)
+FILLS = [None, *FillPolicy]
+
+
+def slow_engine(step_s: float = 0.003) -> TableEngine:
+    """A target whose passes last long enough for drafts to arrive in time."""
+    return TableEngine(64, spread=2.0, max_context=1024, step_s=step_s)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("rule", [Rule.GREEDY, Rule.COUPLED, Rule.ONE_HOT])
+async def test_text_is_the_targets_whoever_fills(serve: Any, rule: Rule, fill: FillPolicy | None) -> None:
+    """Under every fill policy, with drafts that come in time and drafts that are wrong."""
+    sampling = SamplingParams(0.0 if rule is Rule.GREEDY else 0.8)
+    async with serve(slow_engine()) as served:
+        for agreement in (0.3, 0.95):
+            drafter = TableDrafter(64, target_seed=0, agreement=agreement, scale=2.0)
+            async with served.client(drafter) as client:
+                for length in (1, 4, None):
+                    request = GenerationRequest(
+                        PROMPT, 60, sampling, rule, seed=3, num_speculative_tokens=length, fill=fill
+                    )
+                    report = await client.complete(request, "stream")
+                    assert report.token_ids == served.text(request), (agreement, length)
+
+
+async def test_a_stream_saves_passes_and_does_not_wait(serve: Any) -> None:
+    """With a good drafter and no fill, several blocks are checked in one pass and most tokens are drafted ones."""
+    async with (
+        serve(slow_engine()) as served,
+        served.client(TableDrafter(64, agreement=0.95, scale=2.0)) as client,
+    ):
+        request = GenerationRequest(PROMPT, 120, num_speculative_tokens=4, fill=FillPolicy.OFF)
+        report = await client.complete(request, "stream")
+        assert report.token_ids == served.text(request)
+        assert report.num_passes < 60
+        assert Origin.FILLED not in report.origins
+        assert max(one.num_drafted for one in report.rounds) > 4, "no pass ever took two blocks"
+
+
+async def test_fill_never_stands_still_without_a_drafter_that_has_something_to_say(serve: Any) -> None:
+    """A drafter with nothing to copy leaves the text to the verifier, under every policy."""
+    from paceline.edge.drafters.ngram import NgramDrafter
+
+    async with serve() as served:
+        for fill in FILLS:
+            async with served.client(NgramDrafter(min_ngram=4)) as client:
+                request = GenerationRequest((1, 9, 17), 40, fill=fill)
+                report = await asyncio.wait_for(client.complete(request, "stream"), 20)
+                assert report.token_ids == served.text(request)
+
+
+# --- links that break -------------------------------------------------------------------------------------------------
+
+
+class FragileHop:
+    """A hop whose streams fail after so many messages, and which is away for a while then.
+
+    Args:
+        hop: the real one.
+        every: messages a stream carries before it breaks.
+        attempts: how many times connecting fails after each break.
+    """
+
+    def __init__(self, hop: Hop, every: int, attempts: int = 1) -> None:
+        self.num_breaks = 0
+        self._hop = hop
+        self._every = every
+        self._attempts = attempts
+        self._refusals = 0
+
+    async def describe(self) -> Description:
+        """See `Hop`."""
+        return await self._hop.describe()
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """See `Hop`."""
+        if self._refusals > 0:
+            self._refusals -= 1
+            raise Unreachable("away", field="verifier")
+        async with self._hop.stream() as stream:
+            yield _FragileStream(stream, self)
+
+    async def close(self) -> None:
+        """See `Hop`."""
+        await self._hop.close()
+
+    def break_now(self) -> None:
+        """The link is gone."""
+        self.num_breaks += 1
+        self._refusals = self._attempts
+
+
+class _FragileStream:
+    def __init__(self, stream: Stream, hop: FragileHop) -> None:
+        self._stream = stream
+        self._hop = hop
+        self._left = hop._every
+        self.traffic = stream.traffic
+
+    async def send(self, message: Any) -> None:
+        await self._stream.send(message)
+
+    async def receive(self) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            self._hop.break_now()
+            raise Unreachable("cut", field="verifier")
+        return await self._stream.receive()
+
+
+@pytest.mark.parametrize("mode", ["auto", "stream", "sync", "cloud"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+async def test_a_broken_link_changes_nothing(serve: Any, mode: str, temperature: float) -> None:
+    """Streams that break every few messages: the text goes on where it stood, and is the same."""
+    async with serve(slow_engine(0.001)) as served:
+        for every in (1, 2, 3, 7):
+            async with served.client(hop="inproc") as whole:
+                fragile = FragileHop(whole._hop, every)  # type: ignore[arg-type]
+                client = Client(fragile, TableDrafter(64, agreement=0.9, scale=2.0))
+                await client.connect()
+                request = GenerationRequest(PROMPT, 12 * every, SamplingParams(temperature), seed=9)
+                if (
+                    every == 1
+                ):  # a stream that carries one message carries no verdict: it must be given up in the end
+                    with pytest.raises(Unreachable):
+                        await client.complete(GenerationRequest(PROMPT, 12, reconnect_s=0.3), mode)
+                    continue
+                report = await client.complete(request, mode)
+                assert report.token_ids == served.text(request)
+                assert report.num_reconnects == fragile.num_breaks > 0
+
+
+async def test_a_lost_link_is_an_error_after_a_while(serve: Any) -> None:
+    """Without leave to go on alone, a text whose verifier stays away ends with the reason."""
+    async with serve(slow_engine(0.001)) as served, served.client(hop="inproc") as whole:
+        fragile = FragileHop(whole._hop, 5, attempts=10**6)
+        client = Client(fragile, TableDrafter(64, agreement=0.9, scale=2.0))
+        await client.connect()
+        with pytest.raises(Unreachable, match="away"):
+            await client.complete(GenerationRequest(PROMPT, 200, reconnect_s=0.2), "stream")
+
+
+async def replay(client: Client, request: GenerationRequest, mode: str) -> tuple[list[int], list[int], Any]:
+    """Generate; the text as events of verified tokens give it, as a screen would show it, and the report."""
+    verified: list[int] = []
+    screen: list[int] = []
+    start = len(request.prompt_token_ids)
+    generation = client.generate(request, mode)
+    async for event in generation:
+        match event:
+            case TokensEvent():
+                assert event.position == start + len(verified), "verified tokens come in order"
+                verified.extend(event.token_ids)
+                screen[event.position - start : event.position - start + len(event.token_ids)] = (
+                    event.token_ids
+                )
+            case ProvisionalEvent():
+                assert event.position == start + len(screen), "provisional tokens follow what is shown"
+                screen.extend(event.token_ids)
+            case RetractedEvent():
+                assert event.position >= start + len(verified), "what is verified is never retracted"
+                del screen[event.position - start :]
+            case LinkEvent():
+                pass
+    return verified, screen, generation.report
+
+
+@pytest.mark.parametrize("agreement", [0.5, 0.95])
+async def test_provisional_tokens_are_verified_or_retracted(serve: Any, agreement: float) -> None:
+    """Following the events gives the text, whatever was shown in between."""
+    drafter = TableDrafter(64, agreement=agreement, scale=2.0)
+    async with serve(slow_engine()) as served, served.client(drafter) as client:
+        request = GenerationRequest(PROMPT, 80, provisional=True)
+        verified, screen, _ = await replay(client, request, "stream")
+        assert verified == screen == served.text(request)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("agreement", [0.6, 1.0])
+async def test_offline_the_drafter_goes_on_and_is_checked_later(
+    serve: Any, agreement: float, temperature: float
+) -> None:
+    """While the verifier is away the drafter writes on; when it is back few passes check the backlog."""
+    async with serve(slow_engine()) as served, served.client(hop="inproc") as whole:
+        fragile = FragileHop(whole._hop, 6, attempts=3)
+        client = Client(fragile, TableDrafter(64, agreement=agreement, scale=2.0))
+        await client.connect()
+        request = GenerationRequest(PROMPT, 100, SamplingParams(temperature), offline=True, seed=4)
+        verified, screen, report = await replay(client, request, "auto")
+        assert verified == screen == served.text(request)
+        assert Origin.UNVERIFIED not in report.origins
+        assert report.num_reconnects > 0
+        if agreement == 1.0:
+            assert report.num_passes < 60, "a backlog that stands is verified in few passes"
+
+
+async def test_offline_from_the_start_to_the_end(serve: Any) -> None:
+    """No verifier at all: the text is the drafter's, marked as unverified."""
+    async with serve() as served, served.client(hop="inproc") as whole:
+        away = FragileHop(whole._hop, 5, attempts=10**6)
+        away.break_now()
+        drafter = TableDrafter(64, agreement=1.0, scale=2.0)
+        client = Client(away, drafter)
+        request = GenerationRequest(PROMPT, 30, offline=True, reconnect_s=0.2)
+        _, screen, report = await replay(client, request, "auto")
+        assert report.token_ids == screen == served.text(request)
+        assert set(report.origins) == {Origin.UNVERIFIED}
+        assert report.finish_reason is FinishReason.LENGTH
