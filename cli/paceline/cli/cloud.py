@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import socket
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +62,24 @@ def serve(
     threads: Annotated[
         int, typer.Option(min=1, help="Torch threads on a CPU.", envvar="PACELINE_THREADS")
     ] = 1,
+    fill_drafter: Annotated[
+        str,
+        typer.Option(
+            help="Writes ahead while no client does: none, ngram, onnx or torch.",
+            envvar="PACELINE_FILL_DRAFTER",
+        ),
+    ] = "none",
+    fill_draft_model: Annotated[
+        str | None, typer.Option(help="Its model (onnx, torch).", envvar="PACELINE_FILL_DRAFT_MODEL")
+    ] = None,
+    verify_floor_ms: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="For benchmarks only: every engine step lasts at least so long, asleep.",
+            envvar="PACELINE_VERIFY_FLOOR_MS",
+        ),
+    ] = 0.0,
 ) -> None:
     """Load a target model and verify drafts until SIGTERM."""
     from paceline.cloud.config import ServerConfig, VerifierConfig
@@ -74,11 +93,17 @@ def serve(
     )
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
-        verifier, target = _load(model, device, dtype, kv_cache_tokens, threads, config)
+        drafter = _fill_drafter(fill_drafter, fill_draft_model, model)
+        asked = _Engine(device, dtype, kv_cache_tokens, threads, verify_floor_ms / 1000)
+        verifier, target = _load(model, asked, drafter, config)
     console.print(
         f"[bold]{target.name}[/]: vocabulary {target.vocab_size}, context {target.max_context}, "
         f"{target.dtype} on {target.device}, {verifier.capacity_tokens} cache tokens"
     )
+    if verify_floor_ms:
+        console.print(
+            f"[yellow]slowed down on purpose[/]: every engine step lasts at least {verify_floor_ms:g} ms"
+        )
     if metrics_port is not None:
         _serve_metrics(verifier, metrics_port)
     _run(verifier, ServerConfig(listen=listen, metrics_port=metrics_port, drain_s=drain_s))
@@ -99,13 +124,36 @@ def _check_listen(address: str) -> None:
         ) from None
 
 
-def _load(
-    model: str, device: str, dtype: str, kv_cache_tokens: int | None, threads: int, config: Any
-) -> tuple[Any, Any]:
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """How the target is to run."""
+
+    device: str
+    dtype: str
+    kv_cache_tokens: int | None
+    threads: int
+    floor_s: float
+
+
+def _fill_drafter(kind: str, draft_model: str | None, target: str) -> Any:
+    """The verifier's own drafter; None for none."""
+    if kind == "none":
+        if draft_model is not None:
+            raise InvalidRequest(
+                f"{draft_model} is not used", field="fill_draft_model", cure="add --fill-drafter onnx"
+            )
+        return None
+    from paceline.edge.assemble import assemble
+
+    return assemble(draft_model, kind=kind, tokenizer=target if kind == "ngram" else None).drafter
+
+
+def _load(model: str, asked: _Engine, drafter: Any, config: Any) -> tuple[Any, Any]:
     """The verifier for a model, and the model; torch is imported here and nowhere earlier."""
     try:
         torch = importlib.import_module("torch")
-        from paceline.cloud.engine.base import EngineConfig
+        from paceline.cloud.engine.base import EngineConfig, TargetEngine
+        from paceline.cloud.engine.floor import FloorEngine
         from paceline.cloud.engine.paged import PagedEngine
         from paceline.cloud.loading import load_target
     except ModuleNotFoundError as missing:
@@ -114,9 +162,11 @@ def _load(
         ) from None
     from paceline.cloud.verifier import TargetInfo, Verifier
 
-    torch.set_num_threads(threads)
-    target = load_target(model, device=device, dtype=dtype)
-    engine = PagedEngine(target.model, EngineConfig(capacity_tokens=kv_cache_tokens))
+    torch.set_num_threads(asked.threads)
+    target = load_target(model, device=asked.device, dtype=asked.dtype)
+    engine: TargetEngine = PagedEngine(target.model, EngineConfig(capacity_tokens=asked.kv_cache_tokens))
+    if asked.floor_s:
+        engine = FloorEngine(engine, asked.floor_s)
     info = TargetInfo(
         name=target.name,
         software_version=software_version(),
@@ -124,8 +174,9 @@ def _load(
         tokenizer_fingerprint=fingerprint(target.vocab) if target.vocab else b"",
         device=str(target.device),
         dtype=str(target.dtype),
+        verify_floor_s=asked.floor_s,
     )
-    return Verifier(engine, info, config), target
+    return Verifier(engine, info, config, drafter=drafter), target
 
 
 def _serve_metrics(verifier: Any, port: int) -> None:

@@ -174,6 +174,8 @@ class Desk:
         replies = session.on_draft(draft)
         if session.has_usable_draft:
             port.patience.on_draft(arrived_s)
+        elif session.contradicts(draft):
+            port.patience.on_wrong_draft()
         # A stale block is answered at once; how long it lay here is told, so that its round trip measures the link.
         queue_s = max(self.clock() - arrived_s, 0.0)
         self._reply(

@@ -10,8 +10,11 @@ and deciding by the drafted token it replaces would bias the text (methods E11).
 
 from dataclasses import dataclass, field
 
-_KEEP = 0.7
-"""Weight of the past in the expected wait: links change within a text."""
+_DOWN, _UP = 0.5, 0.2
+"""How far the expected wait follows a shorter and a longer one. A pass that fills makes the next draft later where both
+ends share a processor, or where the filled token refutes it: a long wait is believed slowly, or filling would justify
+itself.
+"""
 _KEEP_PACE = 0.95
 _SLACK_S = 0.0005
 """A draft a little later than expected is still worth the wait."""
@@ -59,8 +62,16 @@ class Patience:
         if self._since_s is not None and not self._is_measured:
             self._is_measured = True
             wait_s = now_s - self._since_s
+            if wait_s <= 0:
+                return  # it came while the pass ran: nobody waited, and nothing is learnt about waiting
             past_s = self._waits_s.get(self._was_refuted, wait_s)
-            self._waits_s[self._was_refuted] = _KEEP * past_s + (1 - _KEEP) * wait_s
+            weight = _DOWN if wait_s < past_s else _UP
+            self._waits_s[self._was_refuted] = past_s + weight * (wait_s - past_s)
+
+    def on_wrong_draft(self) -> None:
+        """A block arrived that continues another text: its drafter begins anew once it has heard of the last commit."""
+        if not self._was_refuted and self._committed_s is not None:
+            self._since_s, self._was_refuted, self._is_measured = self._committed_s, True, False
 
     def on_commit(self, now_s: float, num_tokens: int, *, judged: bool, refuted: bool) -> None:
         """The text grew by `num_tokens`.
@@ -87,7 +98,7 @@ class Patience:
         return max(yielded_s, self._worth_waiting_until(now_s, pass_s))
 
     def _worth_waiting_until(self, now_s: float, pass_s: float) -> float:
-        expected_s = self._waits_s.get(self._was_refuted)
+        expected_s = self._waits_s.get(self._was_refuted, self._waits_s.get(not self._was_refuted))
         if not self._expects or self._since_s is None or expected_s is None or not self._tokens:
             return now_s
         deadline_s = self._since_s + 2 * expected_s + _SLACK_S

@@ -196,6 +196,17 @@ class VerifierSession:
         """Whether a block of the client's waits that continues the text."""
         return bool(self._waiting) and self._usable_draft()[0] is not None
 
+    def contradicts(self, draft: Draft) -> bool:
+        """Whether a block continues another text than this one, as far as can be seen."""
+        overlap = len(self.text) - draft.base
+        if overlap < 0:
+            return False
+        said = draft.token_ids[:overlap]
+        return (
+            self.text.hash_at(draft.base) != draft.prefix_hash
+            or tuple(self.text[draft.base : draft.base + len(said)]) != said
+        )
+
     @property
     def room(self) -> int:
         """Tokens a draft may have: the verifier's own one follows."""

@@ -21,6 +21,9 @@ from paceline.edge.request import Decision, GenerationRequest
 
 _GAIN = 1.03
 """What another way of working must promise before it is taken."""
+_THRIFTY = 0.5
+"""Weight of target passes from which on none is spent on filling. Fill is settled when a session opens, so nothing but
+rounds is left then."""
 _EVERY = 4
 """Verdicts between two looks at the figures: a prediction costs a fraction of a millisecond."""
 _SHADOW_EVERY = 24
@@ -51,13 +54,16 @@ class Controller:
         self._echo_s = 0.0
         immune = request.effective_rule is not Rule.REJECTION
         thrift = request.objective.weight
-        self._lookahead = Lookahead(estimates, immune=immune, waits=thrift > 0.5, thrift=thrift)
+        self._lookahead = Lookahead(estimates, immune=immune, waits=thrift > _THRIFTY, thrift=thrift)
         self._predictions = self._predict()
         self.way = self._first_way()
-        thrifty = self.way is Way.ROUNDS
-        self.fill = request.fill or (FillPolicy.OFF if thrifty else FillPolicy.AUTO)
-        self.streams = not thrifty
+        self.fill = request.fill or (FillPolicy.OFF if thrift > _THRIFTY else FillPolicy.AUTO)
         self._why = "first guess" if not self._predictions else self._comparison()
+
+    @property
+    def streams(self) -> bool:
+        """Whether a block is followed by further ones before its verdict."""
+        return self.way is Way.STREAM
 
     @property
     def max_blocks_in_flight(self) -> int:
@@ -120,15 +126,15 @@ class Controller:
 
     def _decide(self, learned: Learned) -> None:
         self._predictions = self._predict()
-        if not self._predictions or self.way is Way.ROUNDS:
+        if not self._predictions or self.fill is FillPolicy.OFF:
             return
         for way, record in self._records.items():
             if way is not self.way:
                 record.forget()
-        other = Way.STREAM if self.way is Way.CLOUD else Way.CLOUD
-        if self._score(other) > _GAIN * self._score(self.way):
-            self.way = other
-            self._records[other].begin()
+        best = max(Way, key=self._score)
+        if self._score(best) > _GAIN * self._score(self.way):
+            self.way = best
+            self._records[best].begin()
             self._why = self._comparison()
             self._note(learned.committed, learned.now_s)
 
@@ -139,7 +145,8 @@ class Controller:
         if costs is None:
             return {}
         block = self._request.num_speculative_tokens or self._lookahead.block
-        ahead = block * (self._request.max_blocks_in_flight or MAX_BLOCKS_IN_FLIGHT)
+        window = block * (self._request.max_blocks_in_flight or MAX_BLOCKS_IN_FLIGHT)
+        ahead = min(window, self._lookahead.typical_length)
         return {
             Way.CLOUD: predict_cloud(costs),
             Way.STREAM: predict_stream(costs, block, ahead, fill=True),
@@ -152,11 +159,9 @@ class Controller:
         return self._request.objective.score(rate, prediction.passes_per_token)
 
     def _first_way(self) -> Way:
-        """Fill is settled when a session opens, so whether to work in rounds is decided before the first token."""
-        objective = self._request.objective
-        if not self._predictions:
-            return Way.ROUNDS if objective.weight > 0.5 else Way.STREAM
-        return max(Way, key=self._score)
+        if self._request.objective.weight > _THRIFTY:
+            return Way.ROUNDS
+        return max(Way, key=self._score) if self._predictions else Way.STREAM
 
     # --- the log ------------------------------------------------------------------------------------------------------
 

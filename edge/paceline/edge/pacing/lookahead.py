@@ -65,7 +65,7 @@ class Lookahead:
         """The next block; None if a further token is not worth it yet."""
         least = self._least_standing(situation)
         if not self._immune:
-            most = max(int(math.log(least) / math.log(min(self._estimates.confidence.mean, 0.98))), 1)
+            most = self._length_at(least)
             room = most - len(situation.ahead_probs)
             return Plan(min(self.block, most)) if room > 0 else None
         confidence = self._estimates.confidence
@@ -80,6 +80,15 @@ class Lookahead:
 
         return Plan(MAX_ADAPTIVE_TOKENS if self._is_awaited(situation) else self.block, keep_going)
 
+    @property
+    def typical_length(self) -> int:
+        """Tokens ahead of the committed text, as a rule."""
+        return self._length_at(self._least_at_cost(self._estimates.verify.per_token_s))
+
+    def _length_at(self, least: float) -> int:
+        """Tokens until the chance that all stand has fallen to `least`."""
+        return max(int(math.log(least) / math.log(min(self._estimates.confidence.mean, 0.98))), 1)
+
     def _is_awaited(self, situation: Situation) -> bool:
         """Whether the verifier stands still until the next block: then it had better be whole."""
         near = self._estimates.round_trip.typical_s < self._estimates.decode_s / 2
@@ -91,6 +100,10 @@ class Lookahead:
         cost_s = estimates.verify.per_token_s
         if self._is_awaited(situation):
             cost_s += estimates.draft_token_s
+        return self._least_at_cost(cost_s)
+
+    def _least_at_cost(self, cost_s: float) -> float:
+        estimates = self._estimates
         worth_s = estimates.pace.s_per_token * estimates.confidence.mean
         least = min(max(cost_s / worth_s, LEAST_STANDING), 0.95) if worth_s else LEAST_STANDING
         return self._thrift * LEAST_STANDING + (1 - self._thrift) * least

@@ -15,7 +15,7 @@ class Way(StrEnum):
     STREAM = "stream"
     """Many blocks in flight, the verifier fills."""
     ROUNDS = "rounds"
-    """One block in flight, no fill, the next one written meanwhile: few target passes."""
+    """One block in flight, the next one written meanwhile: few rows are checked in vain."""
 
 
 @dataclass(slots=True)
