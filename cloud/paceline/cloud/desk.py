@@ -377,6 +377,7 @@ def _deliver(port: Port, messages: list[ServerMessage], ends: bool) -> None:
 
 
 def going_away() -> Unreachable:
+    """What a session is told when the verifier ends."""
     return Unreachable("this verifier is going away", field="verifier", cure="open at another one")
 
 

@@ -52,7 +52,8 @@ class Client:
         self._fingerprint = tokenizer_fingerprint
         self._eos_token_ids = eos_token_ids
         self._worker = worker or ThreadWorker()
-        self._estimates = Estimates()
+        self.estimates = Estimates()
+        """What was measured of drafter, verifier and link."""
 
     async def __aenter__(self) -> Self:
         if self._hop is not None:
@@ -119,7 +120,7 @@ class Client:
             drafter=self._drafter,
             tokenizer_fingerprint=self._fingerprint,
             eos_token_ids=self._eos_token_ids,
-            estimates=self._estimates,
+            estimates=self.estimates,
         )
         return Generation(run)
 
