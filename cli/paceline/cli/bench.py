@@ -200,6 +200,71 @@ def concurrency(
     _report(lambda progress: bench.concurrency(pair, texts, settings, progress), concurrency_table, as_json)
 
 
+@app.command("link")
+def link(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 5,
+    max_new_tokens: MaxNewTokens = 96,
+    rtt_ms: Annotated[
+        list[float], typer.Option(min=0, help="Round trips; repeatable.", envvar="PACELINE_BENCH_RTT_MS")
+    ] = [0, 10, 30, 60, 100, 200, 300],  # noqa: B006  # read by typer alone
+    temperature: Annotated[
+        list[float],
+        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
+    ] = [0.0, 0.7, 1.0],  # noqa: B006  # read by typer alone
+    verify_floor_ms: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Slow the target down to so much a pass.", envvar="PACELINE_VERIFY_FLOOR_MS"
+        ),
+    ] = 30.0,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="On a virtual clock, with the costs given here.")
+    ] = False,
+    draft_ms: Annotated[float, typer.Option(min=0, help="Virtual: per drafted token.")] = 10.0,
+    verify_ms: Annotated[float, typer.Option(min=0, help="Virtual: per target pass.")] = 30.0,
+    verify_per_token_ms: Annotated[float, typer.Option(min=0, help="Virtual: per token of a pass.")] = 0.2,
+    acceptance: Annotated[
+        float, typer.Option(min=0, max=1, help="Virtual: share of drafts that stand.")
+    ] = 0.8,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every mode at every round trip: local, cloud, co-located, sync, one block ahead, stream and auto, in turn."""
+    with _extras():
+        from paceline.benchmarks import link as bench
+        from paceline.benchmarks.link_report import link_html, link_tables
+    from paceline.common.speed.costs import Costs
+
+    floor_ms = 0.0 if virtual else verify_floor_ms
+    settings = bench.LinkSettings(
+        tuple(rtt_ms), tuple(temperature), num_prompts, max_new_tokens, floor_ms, seed
+    )
+    if quick:
+        settings = replace(
+            settings, num_prompts=1, max_new_tokens=24, temperatures=(0.0,), round_trips_ms=tuple(rtt_ms)[:2]
+        )
+
+    def measure(progress: Callable[[str], None]) -> Any:
+        if virtual:
+            costs = Costs(draft_ms / 1e3, verify_ms / 1e3, verify_per_token_ms / 1e3, 0.0, acceptance)
+            return bench.virtual_link(costs, settings, progress)
+        texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+        return bench.link(_pair(target, draft_model, drafter), texts, settings, progress)
+
+    def show(result: Any) -> RenderableType:
+        if html is not None:
+            html.write_text(link_html(result), encoding="utf-8")
+        return link_tables(result)
+
+    _report(measure, show, as_json)
+
+
 @contextmanager
 def _extras() -> Iterator[None]:
     """Benchmarks need both ends; who installed one of them is told how to get the other."""
@@ -234,11 +299,12 @@ def _report(
     notes = Console(stderr=True, highlight=False)
     print_warning(machine(), notes)
     result = measure(lambda line: notes.print(line, style="dim"))
+    shown = table(result)
     if as_json:
         print(json.dumps({**asdict(result), "warning": result.machine.warning}, ensure_ascii=False))
     else:
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = _FILE_WIDTH  # nothing is cut in a file
-        console.print(table(result))
+        console.print(shown)
         print_warning(result.machine, notes)

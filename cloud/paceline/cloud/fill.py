@@ -101,9 +101,12 @@ class Patience:
         expected_s = self._waits_s.get(self._was_refuted, self._waits_s.get(not self._was_refuted))
         if not self._expects or self._since_s is None or expected_s is None or not self._tokens:
             return now_s
-        deadline_s = self._since_s + 2 * expected_s + _SLACK_S
+        worth_s = pass_s - self._seconds / self._tokens
+        deadline_s = self._since_s + expected_s + min(expected_s, worth_s) + _SLACK_S
+        if worth_s <= 0:
+            return now_s
         if now_s >= deadline_s:
             self._expects = False  # none came although one was due: not again before one comes
             return now_s
         left_s = self._since_s + expected_s - now_s
-        return deadline_s if left_s < pass_s - self._seconds / self._tokens else now_s
+        return min(deadline_s, now_s + worth_s) if left_s < worth_s else now_s

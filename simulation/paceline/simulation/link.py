@@ -4,6 +4,7 @@ A link never reorders and never loses: like TCP it delivers late instead. One sh
 bytes, and the simulated hop, which delays messages on whatever clock its event loop has.
 """
 
+import math
 import random
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Literal
 from paceline.common.errors import InvalidRequest
 
 CutKind = Literal["stall", "reset"]
+_MAX_S = 3600
 _UNITS_S = {"ms": 1e-3, "s": 1.0}
 _UNITS_BYTES_PER_S = {"kbit": 125.0, "mbit": 125_000.0, "gbit": 125_000_000.0}
 
@@ -21,10 +23,14 @@ class Cut:
     """A time in which nothing passes."""
 
     at_s: float
-    """Since the link was made."""
+    """Since the link got the shape that plans it."""
     duration_s: float
     kind: CutKind = "stall"
-    """`stall`: what is sent arrives afterwards. `reset`: connections break, new ones are refused."""
+    """`stall`: what is sent or on its way arrives afterwards. `reset`: connections break, new ones are refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("at_s", "duration_s"):
+            _check_time(f"cuts.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,11 @@ class LinkShape:
 
     def __post_init__(self) -> None:
         for name in ("rtt_s", "jitter_s", "stall_every_s", "stall_s"):
-            value = getattr(self, name)
-            if not 0 <= value < 3600:
-                raise InvalidRequest(f"{value} is no time", field=name, cure="seconds, 0 or more")
-        if self.bytes_per_s is not None and self.bytes_per_s <= 0:
-            raise InvalidRequest(f"{self.bytes_per_s} is no speed", field="bytes_per_s", cure="above 0")
+            _check_time(name, getattr(self, name))
+        if self.bytes_per_s is not None and not 0 < self.bytes_per_s < math.inf:
+            raise InvalidRequest(
+                f"{self.bytes_per_s} is no speed", field="bytes_per_s", cure="above 0, or none for no limit"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "LinkShape":
@@ -83,6 +89,11 @@ class LinkShape:
         return cls(cuts=tuple(cuts), **values)  # type: ignore[arg-type]
 
 
+def _check_time(field: str, value: float) -> None:
+    if not 0 <= value < _MAX_S:
+        raise InvalidRequest(f"{value} is no time", field=field, cure=f"seconds, from 0 to below {_MAX_S}")
+
+
 def _seconds(key: str, text: str) -> float:
     return _quantity(key, text, _UNITS_S, "for example 100ms or 2s")
 
@@ -98,29 +109,25 @@ class Direction:
     """One way of a link.
 
     Args:
-        shape: what to do; may be replaced at any time.
+        shape: what to do; `change` replaces it.
         name: makes the two directions' dice differ.
         began_s: when the link was made, by the caller's clock.
     """
 
     def __init__(self, shape: LinkShape, name: str, began_s: float) -> None:
         self._dice = random.Random(f"{shape.seed} {name}")
-        self._began_s = began_s
         self._last_s = began_s
         self._free_s = began_s
-        self.cuts: list[Cut] = []
-        self.shape = shape
+        self._cuts: list[tuple[float, float, CutKind]] = []
+        """From, until, by the caller's clock; in order of their beginnings."""
+        self.change(shape, began_s)
 
-    @property
-    def shape(self) -> LinkShape:
-        """What is done now."""
-        return self._shape
-
-    @shape.setter
-    def shape(self, shape: LinkShape) -> None:
+    def change(self, shape: LinkShape, now_s: float) -> None:
+        """Have another shape from now on. Cuts made or planned before stand; the shape's own count from now."""
         self._shape = shape
-        self.cuts = list(shape.cuts)
-        self._next_stall_s = self._began_s + self._gap_s() if shape.stall_every_s else float("inf")
+        for cut in shape.cuts:
+            self.cut(now_s + cut.at_s, cut.duration_s, cut.kind)
+        self._next_stall_s = now_s + self._gap_s() if shape.stall_every_s else math.inf
 
     def arrival(self, now_s: float, num_bytes: int) -> float:
         """When something sent now arrives; never before anything sent earlier."""
@@ -132,27 +139,24 @@ class Direction:
         arrival_s = sent_s + shape.rtt_s / 2
         if shape.jitter_s:
             arrival_s += self._dice.expovariate(1 / shape.jitter_s)
-        arrival_s = self._after_stalls(self._after_cuts(arrival_s))
+        arrival_s = self._after_stalls(self.held_until(arrival_s))
         self._last_s = max(self._last_s, arrival_s)
         return self._last_s
 
+    def held_until(self, due_s: float) -> float:
+        """When what is due then may pass: at once, unless a cut holds it, be it made after the sending."""
+        for from_s, until_s, kind in self._cuts:
+            if kind == "stall" and from_s <= due_s < until_s:
+                due_s = until_s
+        return due_s
+
     def is_reset(self, now_s: float) -> bool:
         """Whether connections are refused now."""
-        since_s = now_s - self._began_s
-        return any(
-            cut.kind == "reset" and cut.at_s <= since_s < cut.at_s + cut.duration_s for cut in self.cuts
-        )
+        return any(kind == "reset" and from_s <= now_s < until_s for from_s, until_s, kind in self._cuts)
 
-    def cut(self, now_s: float, duration_s: float, kind: CutKind = "stall") -> None:
-        """Cut the link from now on."""
-        self.cuts.append(Cut(now_s - self._began_s, duration_s, kind))
-
-    def _after_cuts(self, arrival_s: float) -> float:
-        for cut in self.cuts:
-            begins_s = self._began_s + cut.at_s
-            if cut.kind == "stall" and begins_s <= arrival_s < begins_s + cut.duration_s:
-                arrival_s = begins_s + cut.duration_s
-        return arrival_s
+    def cut(self, from_s: float, duration_s: float, kind: CutKind = "stall") -> None:
+        """Cut the link then, for so long."""
+        self._cuts = sorted([*self._cuts, (from_s, from_s + duration_s, kind)])
 
     def _after_stalls(self, arrival_s: float) -> float:
         while self._next_stall_s <= arrival_s:
