@@ -17,11 +17,19 @@ class _JumpingSelector(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready:
             if timeout is None:
-                names = ", ".join(task.get_name() for task in asyncio.all_tasks(asyncio.get_event_loop()))
-                raise RuntimeError(f"nothing can happen any more; waiting: {names}")
+                raise RuntimeError(f"nothing can happen any more; waiting: {_waiting()}")
             # A timer that fires an ulp early would find that its time has not come, for ever.
             self.now_s += max(timeout, 0.0) + 1e-9
         return ready
+
+
+def _waiting() -> str:
+    tasks = asyncio.all_tasks(asyncio.get_running_loop())
+    return ", ".join(sorted(f"{task.get_name()} in {_name(task.get_coro())}" for task in tasks)) or "no task"
+
+
+def _name(coroutine: object) -> str:
+    return getattr(coroutine, "__qualname__", repr(coroutine))
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

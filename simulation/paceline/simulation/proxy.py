@@ -3,13 +3,17 @@
     python -m paceline.simulation.proxy --target 127.0.0.1:7443 --shape rtt=100ms,jitter=5ms
 
 It prints where it listens. Lines on its standard input change the link while it runs: a shape; `cut=5s` (nothing
-passes, nothing is lost); `reset=5s` (connections break, new ones are refused); `stats` (one JSON line with the bytes).
+passes, nothing is lost); `reset=5s` (connections break, new ones are refused), both also `…@3s`, which is from now on;
+`stats`. Each is answered by one line: `ok`, `error: …`, or the JSON of `Stats`. At the end of the input it ends.
+
+A connection is accepted at once, without the round trip that a handshake takes; what is sent over it is delayed.
 """
 
 import argparse
 import asyncio
 import json
 import queue
+import selectors
 import socket
 import struct
 import subprocess
@@ -19,16 +23,18 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import IO
 
-from paceline.common.errors import PacelineError, Unreachable
+from paceline.common.errors import InvalidRequest, PacelineError, Unreachable
 from paceline.common.hops.grpc import check_address
-from paceline.simulation.link import CutKind, Direction, LinkShape
+from paceline.simulation.link import Cut, CutKind, Direction, LinkShape
 
 READY_PREFIX = "paceline link ready on "
 _CHUNK_BYTES = 65_536
 _MAX_BUFFERED = 16 << 20
 _RST = struct.pack("ii", 1, 0)
+_TIMER_S = 2e-5
+"""What is due sooner than this is due: no timer is more accurate."""
 _START_S = 30.0
 
 
@@ -41,86 +47,114 @@ class Stats:
     connections: int = 0
 
 
-class _Pump(asyncio.Protocol):
-    """One end of a connection: what it receives leaves at the other end, later."""
+class _End(asyncio.Protocol):
+    """One end of a connection: what it receives leaves at the far end, later.
 
-    def __init__(
-        self, proxy: "Proxy", direction: Direction, *, is_up: bool, far: "_Pump | None" = None
-    ) -> None:
+    Its queue holds bytes, b"" for the end of what it sends, and None for the loss of the connection.
+    """
+
+    def __init__(self, proxy: "Proxy", direction: Direction, *, is_up: bool) -> None:
         self._proxy = proxy
         self._direction = direction
         self._is_up = is_up
-        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._waiting: deque[tuple[float, bytes | None]] = deque()
+        self._num_waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._has_sent_all = False
+        self._is_full = False
         self.transport: asyncio.Transport | None = None
-        self.far = far
+        self.far: _End | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        raw: socket.socket = transport.get_extra_info("socket")
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._proxy.ends.add(self)
 
     def data_received(self, data: bytes) -> None:
-        stats = self._proxy.stats
-        if self._is_up:
-            stats.bytes_up += len(data)
-        else:
-            stats.bytes_down += len(data)
+        self._proxy.count(len(data), is_up=self._is_up)
         self._push(data)
 
     def eof_received(self) -> bool:
+        self._has_sent_all = True
         self._push(b"")
         return True  # the other direction may still have something to say
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._proxy.ends.discard(self)
-        if self.far is not None and self.far.transport is not None and not self._waiting:
-            self.far.transport.close()
+        self._push(None)
 
-    def _push(self, data: bytes) -> None:
-        now_s = self._loop.time()
-        due_s = self._direction.arrival(now_s, len(data))
-        if not self._waiting and due_s <= now_s and self.far is not None:
-            self._deliver(data)
+    def pause_writing(self) -> None:
+        self._is_full = True
+        if self.far is not None:
+            self.far.regulate()
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self.far is not None:
+            self.far.regulate()
+
+    def regulate(self) -> None:
+        """Read on only while there is room for it."""
+        if self.transport is None or self._has_sent_all:
             return
-        self._waiting.append((due_s, data))
-        if self._timer is None:
-            self._timer = self._loop.call_at(due_s, self.release)
-        if sum(len(part) for _, part in self._waiting) > _MAX_BUFFERED and self.transport is not None:
+        if self._num_waiting_bytes > _MAX_BUFFERED or (self.far is not None and self.far._is_full):
             self.transport.pause_reading()
-
-    def release(self) -> None:
-        """Hand on what is due."""
-        self._timer = None
-        if self.far is None:
-            return  # still dialling; called again once that is done
-        while self._waiting and self._waiting[0][0] <= self._loop.time() + 2e-5:
-            self._deliver(self._waiting.popleft()[1])
-        if self._waiting:
-            self._timer = self._loop.call_at(self._waiting[0][0], self.release)
-        elif self.transport is not None and not self.transport.is_closing():
+        else:
             self.transport.resume_reading()
 
-    def _deliver(self, data: bytes) -> None:
-        far = self.far.transport if self.far is not None else None
-        if far is None or far.is_closing():
+    def _push(self, data: bytes | None) -> None:
+        due_s = self._direction.arrival(self._loop.time(), len(data or b""))
+        self._waiting.append((due_s, data))
+        self._num_waiting_bytes += len(data or b"")
+        if self._timer is None:
+            self.release()
+        self.regulate()
+
+    def release(self) -> None:
+        """Hand on what is due, unless the far end is still being dialled: it asks again once that is done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and self.far is not None:
+            now_s = self._loop.time()
+            due_s = self._direction.held_until(max(now_s, self._waiting[0][0]))
+            if due_s > now_s + _TIMER_S:
+                self._timer = self._loop.call_at(due_s, self.release)
+                break
+            data = self._waiting.popleft()[1]
+            self._num_waiting_bytes -= len(data or b"")
+            self.far.deliver(data, may_close=self._has_sent_all and not self._waiting)
+        self.regulate()
+
+    def deliver(self, data: bytes | None, *, may_close: bool) -> None:
+        """Send what came from the far end. Both ends close once each has said all, or either was lost."""
+        if self.transport is None or self.transport.is_closing():
             return
         if data:
-            far.write(data)
-        elif far.can_write_eof():
+            self.transport.write(data)
+        elif data is None or (may_close and self._has_sent_all and not self._waiting):
+            self.close()
+        else:
             with suppress(OSError):
-                far.write_eof()
+                self.transport.write_eof()
+
+    def close(self) -> None:
+        """Close both ends; what they were given to send is still sent."""
+        for end in (self, self.far):
+            if end is not None and end.transport is not None:
+                end.transport.close()
 
     def reset(self) -> None:
         """Break the connection without a goodbye."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._waiting.clear()
-        if self.transport is not None:
-            raw: Any = self.transport.get_extra_info("socket")
+        self._num_waiting_bytes = 0
+        if self.transport is not None and not self.transport.is_closing():
+            raw = self.transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
             self.transport.abort()
 
@@ -136,58 +170,75 @@ class Proxy:
     def __init__(self, target: str, shape: LinkShape) -> None:
         check_address(target, "target")
         self.stats = Stats()
-        self.ends: set[_Pump] = set()
+        self.ends: set[_End] = set()
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
-        now_s = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        now_s = self._loop.time()
         self._up, self._down = Direction(shape, "up", now_s), Direction(shape, "down", now_s)
+        self._plan_resets(shape.cuts)
         self._dialling: set[asyncio.Task[None]] = set()
+
+    def count(self, num_bytes: int, *, is_up: bool) -> None:
+        """Remember what came."""
+        if is_up:
+            self.stats.bytes_up += num_bytes
+        else:
+            self.stats.bytes_down += num_bytes
 
     async def listen(self) -> tuple[asyncio.Server, str]:
         """Start; the server and its address."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._accept, "127.0.0.1", 0)
+        server = await self._loop.create_server(self._accept, "127.0.0.1", 0)
         return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     def set_shape(self, shape: LinkShape) -> None:
         """From now on."""
-        self._up.shape = self._down.shape = shape
+        now_s = self._loop.time()
+        self._up.change(shape, now_s)
+        self._down.change(shape, now_s)
+        self._plan_resets(shape.cuts)
 
-    def cut(self, duration_s: float, kind: CutKind) -> None:
-        """From now on, for so long."""
-        now_s = asyncio.get_running_loop().time()
-        self._up.cut(now_s, duration_s, kind)
-        self._down.cut(now_s, duration_s, kind)
-        if kind == "reset":
-            for end in list(self.ends):
-                end.reset()
+    def cut(self, cuts: tuple[Cut, ...]) -> None:
+        """Cut the link, with times from now, and leave its shape as it is."""
+        for cut in cuts:
+            for way in (self._up, self._down):
+                way.cut(self._loop.time() + cut.at_s, cut.duration_s, cut.kind)
+        self._plan_resets(cuts)
+
+    def _plan_resets(self, cuts: tuple[Cut, ...]) -> None:
+        for cut in cuts:
+            if cut.kind == "reset":
+                self._loop.call_later(cut.at_s, self._reset)
+
+    def _reset(self) -> None:
+        for end in list(self.ends):
+            end.reset()
 
     def _accept(self) -> asyncio.Protocol:
-        near = _Pump(self, self._up, is_up=True)
-        task = asyncio.get_running_loop().create_task(self._dial(near))
+        near = _End(self, self._up, is_up=True)
+        task = self._loop.create_task(self._dial(near))
         self._dialling.add(task)
         task.add_done_callback(self._dialling.discard)
         return near
 
-    async def _dial(self, near: _Pump) -> None:
-        loop = asyncio.get_running_loop()
-        if self._up.is_reset(loop.time()):
-            await asyncio.sleep(0)
+    async def _dial(self, near: _End) -> None:
+        if self._up.is_reset(self._loop.time()):
+            await asyncio.sleep(0)  # until its socket is there to be reset
             near.reset()
             return
         self.stats.connections += 1
+        far = _End(self, self._down, is_up=False)
         try:
-            _, far = await loop.create_connection(
-                lambda: _Pump(self, self._down, is_up=False, far=near), *self._target
-            )
+            await self._loop.create_connection(lambda: far, *self._target)
         except OSError:
             near.reset()
             return
-        near.far = far
+        near.far, far.far = far, near
         if near.transport is None or near.transport.is_closing():
             far.reset()
         else:
             near.release()
+            far.release()
 
 
 async def _main(target: str, shape: LinkShape) -> None:
@@ -214,13 +265,13 @@ def _obey(proxy: Proxy, line: str) -> None:
     try:
         shape = LinkShape.parse(line)
     except PacelineError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", flush=True)
         return
-    if shape.cuts:
-        for cut in shape.cuts:
-            proxy.cut(cut.duration_s, cut.kind)
+    if all(part.strip().startswith(("cut=", "reset=")) for part in line.split(",")):
+        proxy.cut(shape.cuts)
     else:
         proxy.set_shape(shape)
+    print("ok", flush=True)
 
 
 class ShapedLink:
@@ -232,23 +283,39 @@ class ShapedLink:
         self._lines = lines
 
     def set_shape(self, text: str) -> None:
-        """Change the link; see `LinkShape.parse`."""
+        """Change the link, see `LinkShape.parse`; it is changed when this returns.
+
+        Raises:
+            InvalidRequest: the text is no shape.
+            Unreachable: the process is gone.
+        """
         LinkShape.parse(text)
         self._say(text)
 
     def cut(self, seconds: float, kind: CutKind = "stall") -> None:
-        """Cut it from now on."""
-        self._say(f"{'cut' if kind == 'stall' else 'reset'}={seconds}s")
+        """Cut it from now on; it is cut when this returns."""
+        self.set_shape(f"{'cut' if kind == 'stall' else 'reset'}={seconds:f}s")
 
     def stats(self) -> Stats:
         """What has crossed so far."""
-        self._say("stats")
-        return Stats(**json.loads(self._lines.get(timeout=_START_S)))
+        return Stats(**json.loads(self._say("stats")))
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str) -> str:
         assert self._process.stdin is not None, "it was asked for"
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then nobody answers either
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        answer = _next_line(self._lines)
+        if answer.startswith("error: "):
+            raise InvalidRequest(answer.removeprefix("error: "), field="shape")
+        return answer
+
+
+def _next_line(lines: "queue.Queue[str]") -> str:
+    with suppress(queue.Empty):
+        if line := lines.get(timeout=_START_S):
+            return line.strip()
+    raise Unreachable("the link process does not answer", field="link")
 
 
 @contextmanager
@@ -269,12 +336,11 @@ def shaped_link(target: str, shape: str = "rtt=0ms") -> Iterator[ShapedLink]:
     reader = threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True)
     reader.start()
     try:
-        ready = lines.get(timeout=_START_S)
-        if not ready.startswith(READY_PREFIX):
-            raise Unreachable("the link process did not start", field="link")
-        yield ShapedLink(ready.removeprefix(READY_PREFIX).strip(), process, lines)
+        address = _next_line(lines).removeprefix(READY_PREFIX)
+        yield ShapedLink(address, process, lines)
     finally:
-        process.stdin.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
@@ -290,6 +356,11 @@ def _forward(stdout: IO[str], lines: "queue.Queue[str]") -> None:
     lines.put("")
 
 
+def _loop() -> asyncio.AbstractEventLoop:
+    """With `select`, which waits to the microsecond; `epoll` rounds up to the next millisecond, once each way."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="A TCP proxy over a shaped link.")
@@ -297,7 +368,8 @@ def main() -> None:
     parser.add_argument("--shape", default="rtt=0ms", help="rtt=100ms,jitter=10ms,bandwidth=10mbit,…")
     arguments = parser.parse_args()
     try:
-        asyncio.run(_main(arguments.target, LinkShape.parse(arguments.shape)))
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            runner.run(_main(arguments.target, LinkShape.parse(arguments.shape)))
     except PacelineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
