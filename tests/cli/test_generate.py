@@ -15,6 +15,8 @@ TOP = {
     "usage",
     "speculation",
     "timing",
+    "reconnects",
+    "decisions",
 }
 SPECULATION = {
     "rounds",
@@ -22,6 +24,7 @@ SPECULATION = {
     "accepted_tokens",
     "acceptance_rate",
     "mean_acceptance_length",
+    "target_passes",
     "bytes_up",
     "bytes_down",
 }
@@ -55,7 +58,7 @@ def test_json_is_one_object_with_the_whole_contract(paceline, link) -> None:
     assert outcome.out.count("\n") == 1
     result = json.loads(outcome.out)
     check_contract(result)
-    assert (result["mode"], result["rule"], result["verified"]) == ("sync", "greedy", True)
+    assert (result["mode"], result["rule"], result["verified"]) == ("auto", "greedy", True)
     assert result["speculation"]["bytes_up"] > 0
     assert not result["text"].startswith(PROMPT)
 

@@ -36,7 +36,7 @@ def test_every_command_has_help(inline, command) -> None:
         (("edge", "generate"), "MAX_NEW_TOKENS", "128"),
         (("edge", "generate"), "TEMPERATURE", "0.0"),
         (("edge", "generate"), "RULE", "auto"),
-        (("edge", "chat"), "MODE", "sync"),
+        (("edge", "chat"), "MODE", "auto"),
         (("cloud", "serve"), "LISTEN", "127.0.0.1:7443"),
         (("cloud", "serve"), "MAX_SESSIONS", "64"),
         (("demo",), "MAX_NEW_TOKENS", "256"),

@@ -158,7 +158,11 @@ async def _write(
     )
     report = await client.complete(request, "sync")
     steps = [Step(*step) for step in verifier.ask("steps")]
-    return report, [_Round(*one) for one in zip(report.rounds, drafter.take(), steps, strict=True)]
+    model_s = iter(drafter.take())  # a round that only asks for the last token drafts nothing
+    return report, [
+        _Round(one, next(model_s) if one.num_drafted else 0.0, step)
+        for one, step in zip(report.rounds, steps, strict=True)
+    ]
 
 
 def _loop_s(report: Report) -> float:

@@ -168,7 +168,9 @@ def _row(
     steps_s: list[float],
     sizes: list[tuple[int, int]],
 ) -> VocabRow:
-    blocks = [one for one in zip(report.rounds, model_s, steps_s, strict=True) if one[0].num_drafted]
+    # A round that only asks for the last token drafts nothing.
+    drafted = [(one, step_s) for one, step_s in zip(report.rounds, steps_s, strict=True) if one.num_drafted]
+    blocks = [(one, model, step_s) for (one, step_s), model in zip(drafted, model_s, strict=True)]
     return VocabRow(
         logits=kind,
         rule=str(report.rule),

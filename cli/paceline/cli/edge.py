@@ -338,11 +338,12 @@ async def _generate_one(
 async def connected(edge: Client, request: GenerationRequest) -> AsyncIterator[None]:
     """A client whose verifier has answered; where the drafter may begin alone, it need not have."""
     try:
-        try:
-            await edge.connect()
-        except Unreachable:
-            if not request.offline:
-                raise
+        if edge.has_verifier:
+            try:
+                await edge.connect()
+            except Unreachable:
+                if not request.offline:
+                    raise
         yield
     finally:
         await edge.close()

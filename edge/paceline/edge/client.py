@@ -68,6 +68,11 @@ class Client:
     ) -> None:
         await self.close()
 
+    @property
+    def has_verifier(self) -> bool:
+        """Whether there is one to connect to."""
+        return self._hop is not None
+
     async def connect(self) -> Description:
         """Ask the verifier what it serves and check that both ends fit.
 
