@@ -39,8 +39,9 @@ class SimulatedHop:
         """
         self._require_link()
         for way in (self._up, self._down):
-            while (due_s := way.held_until(way.arrival(self._loop.time(), 1))) > self._loop.time():
-                await asyncio.sleep(due_s - self._loop.time())
+            line = _Line(way)
+            line.put(b"")
+            await line.get()
         self._require_link()
         return self._verifier.describe()
 
