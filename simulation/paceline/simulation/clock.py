@@ -18,8 +18,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         if not ready:
             if timeout is None:
                 raise RuntimeError(f"nothing can happen any more; waiting: {_waiting()}")
-            # A timer that fires an ulp early would find that its time has not come, for ever.
-            self.now_s += max(timeout, 0.0) + 1e-9
+            if timeout > 0:
+                # A timer that fires an ulp early would find that its time has not come, for ever.
+                self.now_s += timeout + 1e-9
         return ready
 
 

@@ -105,7 +105,11 @@ class _End(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _push(self, data: bytes | None) -> None:
-        due_s = self._direction.arrival(self._loop.time(), len(data or b""))
+        now_s = self._loop.time()
+        due_s = self._direction.arrival(now_s, len(data or b""))
+        if data and due_s <= now_s and not self._waiting and self.far is not None:
+            self.far.deliver(data, may_close=False)
+            return
         self._waiting.append((due_s, data))
         self._num_waiting_bytes += len(data or b"")
         if self._timer is None:
@@ -279,6 +283,7 @@ class ShapedLink:
 
     def __init__(self, address: str, process: "subprocess.Popen[str]", lines: "queue.Queue[str]") -> None:
         self.address = address
+        self.pid = process.pid
         self._process = process
         self._lines = lines
 
@@ -302,7 +307,7 @@ class ShapedLink:
 
     def _say(self, line: str) -> str:
         assert self._process.stdin is not None, "it was asked for"
-        with suppress(BrokenPipeError):  # then nobody answers either
+        with suppress(BrokenPipeError, ValueError):  # gone, or closed by us: then nobody answers either
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         answer = _next_line(self._lines)
