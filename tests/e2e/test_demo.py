@@ -13,7 +13,7 @@ def test_the_demo_reports_the_whole_contract() -> None:
     result = json.loads(done.stdout)
     assert result["same_text"] is True
     assert result["verified"] is True
-    assert result["mode"] == "sync"
+    assert result["mode"] == "auto"
     assert result["usage"]["completion_tokens"] == len(result["token_ids"]) <= 32
     assert result["baseline"]["tokens_per_s"] > 0
     assert result["speedup"] > 0
@@ -23,6 +23,7 @@ def test_the_demo_reports_the_whole_contract() -> None:
         "accepted_tokens",
         "acceptance_rate",
         "mean_acceptance_length",
+        "target_passes",
         "bytes_up",
         "bytes_down",
     }

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ class Pair(RuleBasedStateMachine):
         seed=st.integers(0, 1 << 20),
         has_penalties=st.booleans(),
         max_draft_tokens=st.sampled_from([3, 6]),
+        max_judged_tokens=st.sampled_from([4, 20]),
         channel=st.sampled_from(CHANNELS),
     )
     def begin(
@@ -88,6 +90,7 @@ class Pair(RuleBasedStateMachine):
         seed: int,
         has_penalties: bool,
         max_draft_tokens: int,
+        max_judged_tokens: int,
         channel: str,
     ) -> None:
         """Open a session with some parameters."""
@@ -101,8 +104,15 @@ class Pair(RuleBasedStateMachine):
             fill=fill,
             seed=seed,
             stop_token_ids=tuple(stop_token_ids),
+            max_fill_passes=2,
         )
-        self.limits = Limits(VOCAB, 64, max_draft_tokens=max_draft_tokens, max_blocks_in_flight=WINDOW)
+        self.limits = Limits(
+            VOCAB,
+            64,
+            max_draft_tokens=max_draft_tokens,
+            max_judged_tokens=max_judged_tokens,
+            max_blocks_in_flight=WINDOW,
+        )
         self.oracle = None if judged_by is Rule.REJECTION else plain_text(self.engine, self.request)
         self.is_ordered, self.is_hostile = channel == "ordered", channel == "hostile"
         self.written: set[int] = set()
@@ -211,7 +221,7 @@ class Pair(RuleBasedStateMachine):
         if work.draft is not None:
             assert work.draft.base == len(session.text)
             assert work.token_ids[num_text:] == work.draft.token_ids
-            assert len(work.draft) <= self.limits.max_draft_tokens
+            assert len(work.draft) <= self.limits.max_judged_tokens
             assert len(session.text) + len(work.draft) + 1 <= session.end, "draft and bonus run past the end"
             prefix_hash = session.text.hash_at(len(session.text))
             for token_id in work.draft.token_ids:
@@ -265,12 +275,32 @@ class Pair(RuleBasedStateMachine):
             )
 
     @precondition(lambda self: self.pending is None)
-    @rule()
-    def begin_step(self) -> None:
-        """The verifier hands work to the engine."""
-        self.pending = self.verifier.next_work(CHUNK)
+    @rule(num_own=st.sampled_from([None, 0, 2, 5]))
+    def begin_step(self, num_own: int | None) -> None:
+        """The verifier hands work to the engine; where it may fill, it waits or drafts that many tokens itself."""
+        self.pending = self.verifier.next_work(CHUNK, lambda: self.own_draft(num_own))
         if self.pending is not None:
             self.check_work(self.pending)
+
+    def own_draft(self, count: int | None) -> Draft | None:
+        """What the verifier drafts itself: by another model than the client's."""
+        session = self.verifier
+        assert session.may_fill, "asked to fill where the policy forbids it"
+        if count is None:
+            return None
+        text, history = Prefix(session.text), History(self.request.prompt_token_ids)
+        for token_id in session.text.list(len(self.request.prompt_token_ids)):
+            history.push(token_id)
+        chooser = Chooser(self.request.rule, self.request.sampling, self.request.seed, VOCAB)
+        choices = []
+        for _ in range(min(count, session.room)):
+            logits = table_logits(text.hash_at(len(text)), VOCAB, 3, 2.0) * np.float32(0.6)
+            choices.append(chooser.choose(logits, len(text), history))
+            text.append(choices[-1].token_id)
+            history.push(choices[-1].token_id)
+            self.written.add(text.hash_at(len(text)))
+        laws = tuple(choice.law for choice in choices if choice.law is not None)
+        return session.own_draft(tuple(choice.token_id for choice in choices), chooser.how, laws)
 
     @precondition(lambda self: self.pending is not None)
     @rule()

@@ -97,7 +97,7 @@ def _response(data: bytes) -> Any:
 async def assert_unharmed(served: Any) -> None:
     """A canary gets its text, and nothing of anybody is left behind."""
     async with served.client() as client:
-        assert (await client.complete(CANARY)).token_ids == served.text(CANARY)
+        assert (await client.complete(CANARY, "sync")).token_ids == served.text(CANARY)
     await until_idle(served)
 
 

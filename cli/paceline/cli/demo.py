@@ -64,7 +64,7 @@ def demo(
     """Draft here, verify in a second process, with the shipped models; compare with the target alone."""
     models = models_dir()
     notes = Console(stderr=True, quiet=as_json)
-    model = load_edge(str(models / "pico"), "onnx", None, "sync", "cpu", 1)
+    model = load_edge(str(models / "pico"), "onnx", None, "auto", "cpu", 1)
     request = GenerationRequest(
         model.tokenizer.encode(prompt), max_new_tokens, SamplingParams(temperature=temperature), seed=seed
     )
@@ -87,7 +87,7 @@ async def _compare(
     console = Console(highlight=False, quiet=quiet)
     async with edge:
         warm = replace(request, max_new_tokens=min(24, request.max_new_tokens))
-        for mode in ("cloud", "sync"):
+        for mode in ("cloud", "auto"):
             await edge.complete(warm, mode)
         generation, printer = edge.generate(request), LivePrinter(console, model.tokenizer)
         printer.write(prompt, "dim")
@@ -100,7 +100,7 @@ async def _compare(
             f"measuring: {_REPETITIONS} runs each way", style="dim"
         )  # a spinner would take a core's share
         for _ in range(_REPETITIONS):
-            paceline.append(await edge.complete(request, "sync"))
+            paceline.append(await edge.complete(request, "auto"))
             alone.append(await edge.complete(request, "cloud"))
     return Comparison(generation.report, paceline, alone)
 

@@ -210,7 +210,7 @@ class VerifierSession:
     @property
     def room(self) -> int:
         """Tokens a draft may have: the verifier's own one follows."""
-        return self.end - len(self.text) - 1
+        return min(self.end - len(self.text) - 1, self.limits.max_judged_tokens)
 
     def _prefill(self, num_tokens: int) -> Work:
         chunk = tuple(self.text[self._cached : self._cached + num_tokens])
@@ -220,7 +220,7 @@ class VerifierSession:
         """The waiting blocks as one draft, cut so that accepted tokens plus the verifier's own one fit."""
         if not self._waiting:
             return None, 0
-        merged = merge(self.text, self._waiting, min(self.room, self.limits.max_judged_tokens))
+        merged = merge(self.text, self._waiting, self.room)
         return merged.draft, len(merged.used)
 
     def _drop_stale(self) -> bool:
