@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from paceline.cli.plan import plan
+
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
     from paceline.common.config import HopSection, Topology
 
@@ -53,6 +55,9 @@ def schema() -> None:
     from paceline.common.config import topology_schema
 
     print(json.dumps(topology_schema(), indent=2, sort_keys=True))
+
+
+app.command("plan")(plan)
 
 
 def notes(topology: "Topology") -> list[str]:

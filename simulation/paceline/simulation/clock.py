@@ -18,9 +18,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         if not ready:
             if timeout is None:
                 raise RuntimeError(f"nothing can happen any more; waiting: {_waiting()}")
-            if timeout > 0:
-                # A timer that fires an ulp early would find that its time has not come, for ever.
-                self.now_s += timeout + 1e-9
+            # A timer that fires an ulp early would find that its time has not come, for ever: always a little past it.
+            self.now_s += max(timeout, 0.0) + 1e-9
         return ready
 
 
@@ -39,6 +38,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        self._clock_resolution = 0.0  # asyncio fires timers early by so much
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""

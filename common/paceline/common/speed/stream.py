@@ -47,8 +47,10 @@ def _cycle(
     pass_s = costs.decode_s
     first_s = costs.round_trip_s + block * costs.draft_s
     pace_s, per_pass = _pace(costs, max_ahead)
-    # The pass that finds the contradiction has begun with whatever had arrived: half of a pass's drafts, on average.
+    # The token that is contradicted has to be drafted, its block to be completed, and the pass under way to end, half of
+    # one on average, before the pass that finds it.
     last_s = costs.verify_s(per_pass)
+    late_s = (block - 1) / 2 * costs.draft_s + pass_s / 2
     overtakes = costs.draft_s < pass_s
     behind_s = costs.round_trip_s * pass_s / (pass_s - costs.draft_s) if overtakes else np.inf
     caught_s = max(first_s, behind_s)
@@ -59,7 +61,8 @@ def _cycle(
     else:
         filled, start_s = caught_s / pass_s, caught_s
     rest = np.maximum(runs - filled, 0)
-    streamed_s = start_s + np.maximum(rest - block, 0) * pace_s + last_s
+    later = np.maximum(rest + 1 - block, 0)
+    streamed_s = start_s + later * pace_s + np.where(later > 0, late_s, 0.0) + last_s
     streamed_passes = filled + 1 + rest / max(per_pass, 1.0)
     alone_s, alone_passes = (runs + 1) * pass_s, runs + 1.0
     is_streamed = runs >= filled
