@@ -40,9 +40,9 @@ async def test_text_is_the_targets_whoever_fills(serve: Any, rule: Rule, fill: F
         for agreement in (0.3, 0.95):
             drafter = TableDrafter(64, target_seed=0, agreement=agreement, scale=2.0)
             async with served.client(drafter) as client:
-                for length in (1, 4, None):
+                for length in (4, None):
                     request = GenerationRequest(
-                        PROMPT, 60, sampling, rule, seed=3, num_speculative_tokens=length, fill=fill
+                        PROMPT, 40, sampling, rule, seed=3, num_speculative_tokens=length, fill=fill
                     )
                     report = await client.complete(request, "stream")
                     assert report.token_ids == served.text(request), (agreement, length)

@@ -47,8 +47,8 @@ def _cycle(
     pass_s = costs.decode_s
     first_s = costs.round_trip_s + block * costs.draft_s
     pace_s, per_pass = _pace(costs, max_ahead)
-    # The token that is contradicted has to be drafted, its block to be completed, and the pass under way to end, half of
-    # one on average, before the pass that finds it.
+    # The token that is contradicted has to be drafted, its block to be completed, and the pass under way to end,
+    # half of one on average, before the pass that finds it.
     last_s = costs.verify_s(per_pass)
     late_s = (block - 1) / 2 * costs.draft_s + pass_s / 2
     overtakes = costs.draft_s < pass_s
