@@ -41,7 +41,7 @@ def test_a_verifier_killed_in_the_middle_is_one_clear_line(start, pico) -> None:
         address = server.stdout.readline().strip()
         process = start(
             "edge", "generate", "--verifier", address, "--draft-model", pico, "--mode", "cloud",
-            "--max-new-tokens", 1500, "--ignore-eos", "--prompt", PROMPT,
+            "--max-new-tokens", 1500, "--ignore-eos", "--reconnect-s", 1, "--prompt", PROMPT,
         )  # fmt: skip
         assert os.read(process.stdout.fileno(), 1)
         server.kill()

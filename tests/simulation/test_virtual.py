@@ -68,7 +68,7 @@ def test_malformed_shapes_are_refused(text: str) -> None:
     assert caught.value.cure
 
 
-async def texts(costs: Costs, mode: str, count: int = 3) -> tuple[float, float, list[Report]]:
+async def texts(costs: Costs, mode: str, count: int = 2) -> tuple[float, float, list[Report]]:
     """Tokens per second after the first one, passes per token, and the reports."""
     async with simulated(costs) as (client, _):
         reports = [

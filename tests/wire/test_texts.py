@@ -19,7 +19,7 @@ from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest, Report
 
-LENGTHS = (1, 2, 5, 16, None)
+LENGTHS = (1, 5, None)
 VERIFIED_MODES = tuple(mode for mode in MODES if mode != "local")
 PENALTIES = {"repetition_penalty": 1.2, "frequency_penalty": 0.2}
 PROMPT = (1, 2, 3, 1, 2, 3, 1, 2)

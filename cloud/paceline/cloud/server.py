@@ -91,7 +91,7 @@ class Server:
     async def _wait_until_idle(self, grace_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
-        while self.verifier.num_sessions and loop.time() < deadline:  # noqa: ASYNC110  # they end in another thread
+        while (self.verifier.num_sessions or self.verifier.num_streams) and loop.time() < deadline:  # noqa: ASYNC110  # they end in another thread
             await asyncio.sleep(0.02)
 
 

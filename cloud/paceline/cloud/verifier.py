@@ -146,6 +146,7 @@ class Verifier:
             engine, self.limits, self.config, self.metrics, drafter=drafter, clock=self._runner.clock
         )
         self._next_key = 0
+        self._open_ports: set[Port] = set()
 
     def start(self) -> None:
         """Start serving."""
@@ -163,6 +164,11 @@ class Verifier:
     def num_sessions(self) -> int:
         """Live sessions."""
         return self._desk.num_sessions
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that have, or had, a session: one whose text is complete may not have read it yet."""
+        return sum(port.session is not None for port in self._open_ports)
 
     @property
     def capacity_tokens(self) -> int:
@@ -197,6 +203,7 @@ class Verifier:
             return
         self._next_key += 1
         port = Port(self._next_key, asyncio.get_running_loop())
+        self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:
             while (message := await port.outbox.get()) is not None:
@@ -207,6 +214,7 @@ class Verifier:
             self._runner.submit(partial(self._desk.on_gone, port))
             await asyncio.wait({reader}, timeout=_LINGER_S)
         finally:
+            self._open_ports.discard(port)
             reader.cancel()
             self._runner.submit(partial(self._desk.on_gone, port))
 

@@ -85,7 +85,9 @@ class GrpcHop:
 
     def _translate(self, error: grpc.aio.AioRpcError) -> PacelineError:
         code, details = error.code(), error.details() or ""
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        # What grpc.aio says when the link breaks under a message that is being written.
+        broke = code is grpc.StatusCode.INTERNAL and details == "Internal error from Core"
+        if broke or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return Unreachable(
                 f"no verifier answers at {self.address}",
                 field="verifier",
