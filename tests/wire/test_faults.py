@@ -421,24 +421,24 @@ async def test_a_flood_without_reading_is_left_to_flow_control(serve: Any) -> No
         await until_idle(served)
 
 
-async def assert_text(served: Any, request: GenerationRequest) -> None:
+async def assert_text(served: Any, request: GenerationRequest, mode: str = "auto") -> None:
     """Another client gets its text."""
     async with served.client() as client:
-        assert (await client.complete(request)).token_ids == served.text(request)
+        assert (await client.complete(request, mode)).token_ids == served.text(request)
 
 
 async def test_a_slow_drafter_delays_nobody(serve: Any) -> None:
     """While one session waits for drafts, another takes as many steps as it would alone (its prompt may take one)."""
     async with serve() as served:
         before = served.engine.steps
-        await assert_text(served, CANARY)
+        await assert_text(served, CANARY, "sync")
         alone = served.engine.steps - before
         async with Raw(served.address) as idle:
             await idle.send(OPEN, block(How.ONE_HOT, 1))
             assert isinstance(await idle.read(), Opened)
             assert isinstance(await idle.read(), Verdict)
             before = served.engine.steps
-            await assert_text(served, CANARY)
+            await assert_text(served, CANARY, "sync")
             assert abs(served.engine.steps - before - alone) <= 1
 
 
