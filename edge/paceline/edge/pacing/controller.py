@@ -90,9 +90,9 @@ class Controller:
 
     def _shadow(self, situation: Situation) -> Plan | None:
         """Now and then a few tokens are written and compared with what the verifier says, at no cost to it."""
-        if situation.ahead_probs or situation.committed < self._shadow_at:
+        if situation.ahead_probs or situation.known < self._shadow_at:
             return None
-        self._shadow_at = situation.committed + _SHADOW_EVERY
+        self._shadow_at = situation.known + _SHADOW_EVERY
         return Plan(_SHADOW_BLOCK)
 
     def wants_echo(self, situation: Situation) -> bool:
@@ -115,10 +115,10 @@ class Controller:
     def learn(self, learned: Learned) -> None:
         """Fit the rest; look at the figures every few verdicts."""
         self._estimates.learn(learned)
-        if learned.num_committed and learned.since_s:
+        if learned.num_added and learned.since_s:
             predicted = self._predictions.get(self.way)
             self._records[self.way].observe(
-                learned.num_committed, learned.since_s, predicted.tokens_per_s if predicted else 0.0
+                learned.num_added, learned.since_s, predicted.tokens_per_s if predicted else 0.0
             )
         self._num_verdicts += 1
         if self._num_verdicts % _EVERY == 0:
@@ -136,7 +136,7 @@ class Controller:
             self.way = best
             self._records[best].begin()
             self._why = self._comparison()
-            self._note(learned.committed, learned.now_s)
+            self._note(learned.known, learned.now_s)
 
     # --- predictions --------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Controller:
     def _note_first(self, situation: Situation) -> None:
         if self._began_s is None:
             self._began_s = situation.now_s
-            self._note(situation.committed, situation.now_s)
+            self._note(situation.known, situation.now_s)
 
     def _note(self, committed: int, now_s: float) -> None:
         estimates, began_s = self._estimates, self._began_s

@@ -101,12 +101,12 @@ class Estimates:
             self.confidence.observe(prob, stood)
         if learned.round_trip_s is not None:
             self.round_trip.observe(learned.round_trip_s)
-        if learned.num_committed and learned.since_s:
+        if learned.num_added and learned.since_s:
             verdict = learned.verdict
             if verdict.verify_s:
                 self.verify.observe(1 + verdict.num_judged, verdict.verify_s)
             self.queue_s += 0.1 * (verdict.queue_s - self.queue_s)
-            self.pace.observe(learned.num_committed, learned.since_s)
+            self.pace.observe(learned.num_added, learned.since_s)
 
     @property
     def draft_token_s(self) -> float:
