@@ -18,7 +18,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding
 background:var(--ground)}
 h1,h2{line-height:1.2}p.note{color:var(--soft)}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}
-td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--rule);vertical-align:bottom}
+td{white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
 """
 

@@ -115,7 +115,7 @@ def _change(from_s: float, to_s: float, moments: list[Moment], settings: StepSet
 
 
 async def _fresh_way(costs: Costs) -> Way:
-    """How a client works that never knew another round trip: its second text chooses freely, by what the first taught."""
+    """How a client works that never knew another round trip: its second text begins with what the first taught."""
     async with simulated(costs) as (client, _):
         for index in range(2):
             request = GenerationRequest((1, 2, index), _FRESH_TOKENS, ignore_eos=True)

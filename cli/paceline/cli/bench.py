@@ -230,6 +230,12 @@ def link(
     acceptance: Annotated[
         float, typer.Option(min=0, max=1, help="Virtual: share of drafts that stand.")
     ] = 0.8,
+    check_virtual: Annotated[
+        bool,
+        typer.Option(
+            "--check-virtual", help="Run each real cell again on a virtual clock with its own costs."
+        ),
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
     seed: Seed = 0,
     quick: Quick = False,
@@ -243,7 +249,7 @@ def link(
 
     floor_ms = 0.0 if virtual else verify_floor_ms
     settings = bench.LinkSettings(
-        tuple(rtt_ms), tuple(temperature), num_prompts, max_new_tokens, floor_ms, seed
+        tuple(rtt_ms), tuple(temperature), num_prompts, max_new_tokens, floor_ms, seed, check_virtual
     )
     if quick:
         settings = replace(
