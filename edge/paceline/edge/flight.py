@@ -27,8 +27,12 @@ class Flight:
 
     def add(self, end: int, num_tokens: int, draft_s: float, now_s: float) -> None:
         """A block that ends before absolute position `end` was sent."""
-        self._num_sent += 1
         self._sent.append(_Sent(end, num_tokens, draft_s, now_s))
+        self.add_echo(now_s)
+
+    def add_echo(self, now_s: float) -> None:
+        """A block that only measures was sent: no commit settles it, and it makes no round."""
+        self._num_sent += 1
         self._sent_s[self._num_sent] = now_s
 
     def round_trip_s(self, verdict: Verdict, now_s: float) -> float | None:

@@ -368,15 +368,13 @@ class _Pipeline:
         """Send what is drafted and unsent, as far as the window allows; ask for a step if nothing else would bring
         one."""
         while self._may_send():
-            tail, start = self._tail, max(self._sent_until, self._tail.known)
-            end = min(len(tail.text), start + self._max_block)
-            if start < end:
-                await self._send_block(start, end)
-            elif self._pacing.wants_echo(self._situation()):
-                await self._send_block(tail.committed - 1, tail.committed - 1)
-                return
-            else:
+            start = max(self._sent_until, self._tail.known)
+            end = min(len(self._tail.text), start + self._max_block)
+            if start >= end:
                 break
+            await self._send_block(start, end)
+        if self._may_echo() and self._pacing.wants_echo(self._situation()):
+            await self._send_echo()
         if not self._may_draft():
             await self._ask()
 
@@ -397,6 +395,11 @@ class _Pipeline:
         window = min(window, self._pacing.max_blocks_in_flight)
         return self._stream is not None and self._session.num_blocks_in_flight < window
 
+    def _may_echo(self) -> bool:
+        """One at a time: it would tell nothing that the one on its way does not."""
+        is_live = self._stream is not None and self._session.phase is EdgePhase.LIVE
+        return is_live and not self._session.num_blocks_in_flight
+
     async def _send_block(self, start: int, end: int) -> None:
         piece = self._tail.piece(start, end)
         follows = self._pacing.streams and end < self._request.end - 1
@@ -414,6 +417,14 @@ class _Pipeline:
         self._sent_until = max(self._sent_until, end)
         if self._stream is not None:
             await self._stream.send(block)
+
+    async def _send_echo(self) -> None:
+        position = self._tail.committed - 1
+        base_hash = self._tail.text.hash_at(position)
+        block = self._session.block(position, (), (), self._tail.how, base_hash=base_hash)
+        self._flight.add_echo(self._loop.time())
+        assert self._stream is not None, "see `_may_echo`"
+        await self._stream.send(block)
 
     def _tell(self, event: Event) -> None:
         """An event only those want who asked to see drafts."""

@@ -1,14 +1,15 @@
 """A drafter and a target to order: given costs and a given acceptance, on a virtual clock. The rest is the real code:
 client, controller, sessions, codec, scheduler, fill.
 
-The target's greedy text is a hash of position and seed; the drafter writes the same token with probability
-`acceptance`, decided by another hash, and a wrong one otherwise. So acceptance is independent from token to
-token, as the formulas of `paceline.common.speed` have it.
+The target's greedy text is a hash of position and seed. The drafter writes the same token or a wrong one, by an
+`Agreement`: with a given probability, decided by another hash, independently from token to token, as the formulas of
+`paceline.common.speed` have it; or as a real drafter was recorded to.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from paceline.simulation.hop import SimulatedHop
 from paceline.simulation.link import LinkShape
 
 VOCAB_SIZE = 61
+Agreement = Callable[[int, int], tuple[float, bool]]
+"""Given a text's seed and a position: the draft's probability there, and whether it is what the target writes."""
 _MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -40,6 +43,11 @@ def _hash(*values: int) -> int:
 
 def _token(seed: int, position: int) -> int:
     return _hash(seed, position) % VOCAB_SIZE
+
+
+def coins(seed: int, acceptance: float) -> Agreement:
+    """Agreement at that share of positions, picked by a hash."""
+    return lambda _, position: (acceptance, _hash(seed + 1, position) < acceptance * (_MASK + 1))
 
 
 class CoinTarget:
@@ -78,28 +86,24 @@ class CoinTarget:
 
 
 class CoinDrafter:
-    """Agrees with a `CoinTarget` of the same seed as often as asked.
-
-    Args:
-        acceptance: share of tokens that stand.
-    """
+    """Agrees with a `CoinTarget` of the same seed where asked."""
 
     name = "coin"
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, seed: int, acceptance: float) -> None:
+    def __init__(self, seed: int, agreement: Agreement) -> None:
         self._seed = seed
-        self._acceptance = acceptance
+        self._agreement = agreement
 
     def start(self, prompt_token_ids: Sequence[int], chooser: Chooser) -> "_CoinSession":
         """See `Drafter`."""
-        return _CoinSession(self._seed, self._acceptance, list(prompt_token_ids))
+        return _CoinSession(self._seed, partial(self._agreement, chooser.seed), list(prompt_token_ids))
 
 
 class _CoinSession:
-    def __init__(self, seed: int, acceptance: float, text: list[int]) -> None:
+    def __init__(self, seed: int, agreement: Callable[[int], tuple[float, bool]], text: list[int]) -> None:
         self._seed = seed
-        self._acceptance = acceptance
+        self._agreement = agreement
         self._text = text
 
     @property
@@ -107,16 +111,15 @@ class _CoinSession:
         return len(self._text)
 
     def propose(self, limit: int, keep_going: KeepGoing = always) -> Proposal:
-        base = len(self._text)
-        for _ in range(limit):
-            position = len(self._text)
+        base, probs = len(self._text), []
+        for position in range(base, base + limit):
             right = _token(self._seed, position)
-            stands = _hash(self._seed + 1, position) < self._acceptance * (_MASK + 1)
+            prob, stands = self._agreement(position)
             self._text.append(right if stands else (right + 1) % VOCAB_SIZE)
-            if not keep_going(self._acceptance):
+            probs.append(prob)
+            if not keep_going(prob):
                 break
-        token_ids = tuple(self._text[base:])
-        return Proposal(base, token_ids, (self._acceptance,) * len(token_ids), How.ONE_HOT)
+        return Proposal(base, tuple(self._text[base:]), tuple(probs), How.ONE_HOT)
 
     def observe(self, position: int, token_ids: Sequence[int]) -> int:
         known = 0
@@ -134,15 +137,21 @@ class _CoinSession:
 
 
 class VirtualWorker:
-    """Drafts at once; the time it would take passes on the event loop's clock."""
+    """Drafts at once; the time it would take passes on the event loop's clock.
 
-    def __init__(self, draft_s: float) -> None:
+    Args:
+        draft_s: seconds per token.
+        block_s: seconds per block on top.
+    """
+
+    def __init__(self, draft_s: float, block_s: float = 0.0) -> None:
         self._draft_s = draft_s
+        self._block_s = block_s
 
     async def propose(self, work: Callable[[], Proposal]) -> tuple[Proposal, float]:
         """See `DraftWorker`."""
         proposal = work()
-        seconds = self._draft_s * len(proposal)
+        seconds = self._block_s + self._draft_s * len(proposal)
         await asyncio.sleep(seconds)
         return proposal, seconds
 
@@ -211,9 +220,20 @@ class VirtualRunner:
 
 @asynccontextmanager
 async def simulated(
-    costs: Costs, shape: LinkShape | None = None, seed: int = 0
+    costs: Costs,
+    shape: LinkShape | None = None,
+    seed: int = 0,
+    *,
+    agreement: Agreement | None = None,
+    draft_block_s: float = 0.0,
 ) -> AsyncIterator[tuple[Client, SimulatedHop]]:
-    """A client and its link to a verifier with these costs; on a virtual loop nothing of it takes real time."""
+    """A client and its link to a verifier with these costs; on a virtual loop nothing of it takes real time.
+
+    Args:
+        shape: of the link, if it is to have more than the costs' round trip.
+        agreement: where the drafter is right; None: as often as the costs say, at random.
+        draft_block_s: what a block costs the drafter on top of its tokens.
+    """
 
     def step_s(num_tokens: int) -> float:
         return costs.verify_fixed_s + costs.verify_per_token_s * num_tokens
@@ -223,7 +243,8 @@ async def simulated(
     )
     verifier.start()
     hop = SimulatedHop(verifier, shape or LinkShape(costs.round_trip_s))
-    client = Client(hop, CoinDrafter(seed, costs.acceptance), worker=VirtualWorker(costs.draft_s))
+    drafter = CoinDrafter(seed, agreement or coins(seed, costs.acceptance))
+    client = Client(hop, drafter, worker=VirtualWorker(costs.draft_s, draft_block_s))
     try:
         await client.connect()
         yield client, hop

@@ -41,7 +41,7 @@ class Chooser:
     def __init__(self, rule: Rule, params: SamplingParams, seed: int, vocab_size: int) -> None:
         self._rule = rule
         self._params = params
-        self._seed = seed
+        self.seed = seed
         self._vocab_size = vocab_size
 
     @property
@@ -74,13 +74,13 @@ class Chooser:
     def _choose(self, row: NDArray[np.float32], position: int, history: History) -> Choice:
         if self._rule is Rule.REJECTION:
             law = quantise(target_law(row, self._params, history))
-            token_id = sample(law, uniform(self._seed, position, Purpose.DRAFT))
+            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT))
             return Choice(token_id, law.prob(token_id), law)
         if self._params.is_greedy:
             return self._greedy(row, history)
         target = target_law(row, self._params, history)
         if self._rule is Rule.COUPLED:
-            token_id = gumbel_pick(target, self._seed, position)
+            token_id = gumbel_pick(target, self.seed, position)
             return Choice(token_id, target.prob(token_id), None)
         return _likeliest(target)
 
