@@ -8,21 +8,18 @@ Under rejection what it says is drawn from its own law, made sparse and quantise
 own: coins shared with the hop above would correlate its choices with their acceptance.
 """
 
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Callable
 
 from paceline.common.acceptance import Judgement, judge
 from paceline.common.messages import ServerMessage
-from paceline.common.sampling.history import History
-from paceline.common.sampling.law import Law, processed_logits
 from paceline.common.sampling.noise import Purpose, key
-from paceline.common.sampling.quantised import QuantisedLaw, quantise
-from paceline.common.sampling.rows import LogitRows, TargetRows
+from paceline.common.sampling.opinion import OpinionRows, QuantisedOpinionRows
+from paceline.common.sampling.quantised import QuantisedLaw
+from paceline.common.sampling.rows import LogitRows
 from paceline.common.session.limits import Limits
 from paceline.common.session.steering import Answer, Steer, Steered, Written
 from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
-from paceline.common.tokens import Draft, How, Rule, SamplingParams, Verdict
+from paceline.common.tokens import Draft, How, Rule, Verdict
 
 
 class SteeredSession(VerifierSession):
@@ -81,7 +78,7 @@ class SteeredSession(VerifierSession):
         """See `VerifierSession.judge`; remembers what the tokens were drawn from."""
         assert work.draft is not None, "a prefill chunk is not judged"
         request = self.request
-        rows_of = _QuantisedRows if self._is_rejection else _RememberingRows
+        rows_of = QuantisedOpinionRows if self._is_rejection else OpinionRows
         with rows_of(logits, request.sampling, self.history, work.draft.token_ids) as rows:
             judgement = judge(request.rule, work.draft, rows, self._dice_seed)
             token_ids = work.draft.token_ids[: judgement.num_accepted]
@@ -113,51 +110,3 @@ class SteeredSession(VerifierSession):
 
     def _finish_if_complete(self) -> list[ServerMessage]:
         return []  # only the last hop knows
-
-
-class _RememberingRows(TargetRows):
-    """Rows that can say with which probability a token was picked."""
-
-    def __init__(
-        self, logits: LogitRows, params: SamplingParams, history: History, draft_token_ids: Sequence[int]
-    ) -> None:
-        super().__init__(logits, params, history, draft_token_ids)
-        self._laws: dict[int, Law] = {}
-
-    def law(self, index: int) -> Law:
-        """See `TargetRows.law`."""
-        if index not in self._laws:
-            self._laws[index] = super().law(index)
-        return self._laws[index]
-
-    def said(self, index: int, token_id: int) -> tuple[float, QuantisedLaw | None]:
-        """Probability of a token of row `index`, and the law it was drawn from where that travels. At temperature 0 the
-        law says nothing: the softmax at temperature 1, as drafters have it."""
-        if self.params.is_greedy:
-            row = processed_logits(self._logits.row(index), self.params, self._history_at(index))
-            return 1.0 / float(np.exp(row - row[token_id]).sum()), None
-        return self.law(index).prob(token_id), None
-
-
-class _QuantisedRows(_RememberingRows):
-    """The law of a row is what travels: sparse, quantised, and only then drawn from."""
-
-    def __init__(
-        self, logits: LogitRows, params: SamplingParams, history: History, draft_token_ids: Sequence[int]
-    ) -> None:
-        super().__init__(logits, params, history, draft_token_ids)
-        self._quantised: dict[int, QuantisedLaw] = {}
-
-    def law(self, index: int) -> Law:
-        """See `TargetRows.law`."""
-        return self._quantised_law(index).as_law()
-
-    def said(self, index: int, token_id: int) -> tuple[float, QuantisedLaw | None]:
-        """See `_RememberingRows.said`."""
-        law = self._quantised_law(index)
-        return law.prob(token_id), law
-
-    def _quantised_law(self, index: int) -> QuantisedLaw:
-        if index not in self._quantised:
-            self._quantised[index] = quantise(super().law(index))
-        return self._quantised[index]
