@@ -1,9 +1,12 @@
 """Chains of hops under rejection: exact by enumeration, and the tempting errors are not (methods 4.1)."""
 
+from collections.abc import Callable
+
 import pytest
+from scipy.stats import chisquare
 
 from paceline.common.acceptance import RULES
-from paceline.common.acceptance.base import Dice, Judgement
+from paceline.common.acceptance.base import SeededDice
 from paceline.common.acceptance.testing import (
     PARAMS,
     Branches,
@@ -20,9 +23,11 @@ from paceline.common.acceptance.testing import (
     propose_relayed,
     propose_sampled,
 )
-from paceline.common.sampling.quantised import quantise
+from paceline.common.sampling.noise import Purpose, key, uniform
+from paceline.common.sampling.opinion import QuantisedOpinionRows
+from paceline.common.sampling.quantised import quantise, sample
 from paceline.common.sampling.rows import TargetRows
-from paceline.common.tokens import Draft, How, Rule, SamplingParams
+from paceline.common.tokens import How, Rule, SamplingParams
 
 REJECTION = RULES[Rule.REJECTION].judge
 TARGET, RELAY, SECOND, DRAFTER = (TableModel(3, seed) for seed in (1, 2, 3, 4))
@@ -91,43 +96,29 @@ def test_tempting_errors_are_biased(mutant: Propose, least: float) -> None:
     assert exactness_error(REJECTION, mutant, TARGET, WARM, 2) > least
 
 
-def test_a_relay_that_corrects_with_the_targets_coin_is_biased() -> None:
-    """A drafted token and the coin that judges it must be independent: hops that share their dice are not."""
+def first_tokens(relay_seed: Callable[[int], int], num_texts: int = 4_000) -> list[int]:
+    """How often each token comes first in texts of a seeded chain of three."""
+    counts = [0] * TARGET.vocab_size
+    for seed in range(num_texts):
+        law = quantise(DRAFTER.law((), WARM))
+        drafted = sample(law, uniform(seed, 0, Purpose.DRAFT))
+        draft = block((), (drafted,), How.SAMPLED, laws=(law,))
+        with QuantisedOpinionRows(RELAY.rows((), (drafted,)), WARM, history_of(()), (drafted,)) as rows:
+            tokens = emitted(draft, REJECTION(draft, rows, SeededDice(relay_seed(seed))))
+            laws = tuple(law for at, token_id in enumerate(tokens) if (law := rows.said(at, token_id)[1]))
+        relayed = block((), tokens, How.SAMPLED, laws=laws)
+        with TargetRows(TARGET.rows((), tokens), WARM, history_of(()), tokens) as target:
+            counts[emitted(relayed, REJECTION(relayed, target, SeededDice(seed)))[0]] += 1
+    return counts
 
-    class SameCoin(BranchingDice):
-        """Remembers how the relay's coins fell."""
 
-        def __init__(self, branches: Branches, proposal: Proposal, fell: dict[int, float]) -> None:
-            super().__init__(branches, proposal)
-            self._fell = fell
+def test_a_relay_that_corrects_with_the_targets_dice_is_biased() -> None:
+    """A drafted token and the coin that judges it must be independent; a relay's dice have a seed of their own."""
+    law = TARGET.law((), WARM).dense(TARGET.vocab_size)
 
-        def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
-            if position not in self._fell:
-                self._fell[position] = branches_of(self).choose(
-                    [((side + 0.5) / 32, 1 / 32) for side in range(32)]
-                )
-            return self._fell[position] * draft_prob < target_prob
+    def p_value(relay_seed: Callable[[int], int]) -> float:
+        counts = first_tokens(relay_seed)
+        return float(chisquare(counts, law * sum(counts)).pvalue)
 
-    def branches_of(dice: SameCoin) -> Branches:
-        return dice._branches
-
-    fell: dict[int, float] = {}
-
-    def relay(branches: Branches, text: Text, length: int) -> Proposal:
-        fell.clear()
-
-        def judge(draft: Draft, rows: TargetRows, _dice: Dice) -> Judgement:
-            return REJECTION(draft, rows, SameCoin(branches, Proposal(draft), fell))
-
-        return propose_relayed(judge, propose_sampled(DRAFTER, WARM), RELAY, WARM)(branches, text, 2)
-
-    def shared(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
-        assert isinstance(dice, BranchingDice)
-        return REJECTION(draft, rows, SameCoin(dice._branches, Proposal(draft), fell))
-
-    def own(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
-        assert isinstance(dice, BranchingDice)
-        return REJECTION(draft, rows, SameCoin(dice._branches, Proposal(draft), {}))
-
-    assert exactness_error(own, relay, TARGET, WARM, 2) < 0.02, "coins of 32 sides are nearly fair"
-    assert exactness_error(shared, relay, TARGET, WARM, 2) > 0.05
+    assert p_value(lambda seed: key(seed, 0, Purpose.RELAY)) > 1e-3
+    assert p_value(lambda seed: seed) < 1e-9
