@@ -125,7 +125,7 @@ def test_a_cut_of_five_seconds_changes_no_token(mode: str, kind: str) -> None:
     assert run_virtual(one(LinkShape(0.06, jitter_s=0.02, seed=5))) == whole
 
 
-@pytest.mark.parametrize("acceptance", [0.65, 0.7, 0.75])
+@pytest.mark.parametrize("acceptance", [0.6, 0.65])
 def test_the_controller_follows_a_step_of_the_round_trip(acceptance: float) -> None:
     """10 ms to 150 ms and back: within 20 rounds the estimate is right, and so is the way of working."""
     settings = StepSettings(Costs(0.01, 0.03, 0.0002, 0.01, acceptance))

@@ -276,7 +276,7 @@ def step(
     draft_ms: Annotated[float, typer.Option(min=0, help="Per drafted token.")] = 10.0,
     verify_ms: Annotated[float, typer.Option(min=0, help="Per target pass.")] = 30.0,
     verify_per_token_ms: Annotated[float, typer.Option(min=0, help="Per token of a pass.")] = 0.2,
-    acceptance: Annotated[float, typer.Option(min=0, max=1, help="Share of drafts that stand.")] = 0.7,
+    acceptance: Annotated[float, typer.Option(min=0, max=1, help="Share of drafts that stand.")] = 0.65,
     low_ms: Annotated[float, typer.Option(min=0, help="Round trip before and after.")] = 10.0,
     high_ms: Annotated[float, typer.Option(min=0, help="Round trip in between.")] = 150.0,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,

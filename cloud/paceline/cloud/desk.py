@@ -382,6 +382,7 @@ class Desk:
             now_s,
             num_committed,
             judged=not work.is_own,
+            num_accepted=num_accepted,
             refuted=not work.is_own and num_accepted < num_drafted,
         )
 

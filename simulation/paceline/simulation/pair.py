@@ -29,15 +29,17 @@ from paceline.simulation.link import LinkShape
 VOCAB_SIZE = 61
 Agreement = Callable[[int, int], tuple[float, bool]]
 """Given a text's seed and a position: the draft's probability there, and whether it is what the target writes."""
-_MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def _hash(*values: int) -> int:
+    """64 bits in which neighbouring values show no pattern: SplitMix64's steps over all of them."""
     state = 0
     for value in values:
-        state = ((state ^ value) * _MIX + 0x632BE59BD9B4E019) & _MASK
-        state ^= state >> 29
+        state = (state ^ value) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
     return state
 
 
