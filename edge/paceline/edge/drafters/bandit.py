@@ -21,7 +21,7 @@ _XI = 0.5
 class DiscountedUcb:
     """The record of some arms, and their order of merit. Pure: no clock, no dice."""
 
-    def __init__(self, num_arms: int, *, discount: float = 0.97, exploration: float = 0.1) -> None:
+    def __init__(self, num_arms: int, *, discount: float = 0.97, exploration: float = 0.05) -> None:
         """Begin without a record.
 
         Args:
