@@ -290,7 +290,7 @@ def copies_with_a_models_law(model: TableModel) -> Propose:
 
 
 def lenient_with_the_models_law(model: TableModel) -> Propose:
-    """Keeps another drafter's guess that the model finds half as likely as its writer did, and sends the model's law."""
+    """Keeps a guess that the model finds half as likely as the guesser did, and sends the model's law."""
     inner = TableModel(4, 99)
 
     def propose(branches: Branches, text: Text, length: int) -> Proposal:

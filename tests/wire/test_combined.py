@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from tests.wire.test_texts import PROMPT, SMALL, p_value, small_engine
 
 from paceline.cloud.engine.table import TableEngine
 from paceline.common.drafter import Drafter, KeepGoing, Proposal
@@ -17,7 +18,6 @@ from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.drafters.vertical import VerticalDrafter
 from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest
-from tests.wire.test_texts import PROMPT, SMALL, p_value, small_engine
 
 COPIES = NgramDrafter(min_ngram=1)
 

@@ -111,3 +111,12 @@ class Drafter(Protocol):
                 error: the session proposes nothing and the verifier writes alone.
         """
         ...
+
+
+def is_even(drafter: Drafter) -> bool:
+    """Whether the length and the time of a block have nothing to do with the tokens in it.
+
+    Where they have, an attribute `is_even` of False says so: under rejection such blocks must not race with a verifier
+    that writes on by itself, for who comes first would depend on what was drawn (methods E11).
+    """
+    return bool(getattr(drafter, "is_even", True))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paceline.common.drafter import Drafter, DraftSession, KeepGoing, Proposal
+from paceline.common.drafter import Drafter, DraftSession, KeepGoing, Proposal, is_even
 from paceline.common.errors import InvalidRequest
 from paceline.common.sampling.choose import Chooser
 from paceline.common.tokens import How
@@ -153,6 +153,11 @@ class AdaptiveDrafter(CombinedDrafter):
         self._record = record or DiscountedUcb(len(drafters) * len(lengths))
         self._clock = clock
         self._lock = threading.Lock()
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every part is; writer and length are chosen before anything is drawn. See `drafter.is_even`."""
+        return all(is_even(drafter) for drafter in self._drafters)
 
     def start(self, prompt_token_ids: Sequence[int], chooser: Chooser) -> AdaptiveSession:
         """Begin a text with the record of the one closed last."""

@@ -50,6 +50,9 @@ class CascadeSession(CombinedSession):
 class CascadeDrafter(CombinedDrafter):
     """Several drafters that each write a part of every block."""
 
+    is_even = False
+    """What can be copied, and so how long a block is and takes, depends on the tokens drawn before it in the block."""
+
     def __init__(self, drafters: Sequence[Drafter], *, tokens: Sequence[int] = ()) -> None:
         """Put drafters in a row.
 

@@ -82,6 +82,9 @@ class VerticalSession(ModelSession):
 class VerticalDrafter:
     """A draft model for which smaller drafters guess, each for the one before it."""
 
+    is_even = False
+    """A block whose tokens were guessed takes less time."""
+
     def __init__(self, drafters: Sequence[Drafter], *, num_guesses: int = 4) -> None:
         """Put drafters on top of each other.
 
