@@ -110,6 +110,7 @@ def replay(drafter: Drafter, texts: Sequence[Text], length: int, clock: Clock, r
 def contestants(models: Path, cache: Path) -> dict[str, tuple[Callable[[Clock], Drafter], int]]:
     """Makers of drafters with the length of the blocks asked for, by name."""
     pico, rows = OnnxDrafter(models / "pico"), OnnxDrafter(models / "pico", all_rows=True, cache_dir=cache)
+    mid = TorchDrafter(models / "mid", num_threads=1)
     copies, long_copies = NgramDrafter(min_ngram=1), NgramDrafter(min_ngram=3)
     found: dict[str, tuple[Callable[[Clock], Drafter], int]] = {}
     for length in (4, 8):
@@ -119,6 +120,14 @@ def contestants(models: Path, cache: Path) -> dict[str, tuple[Callable[[Clock], 
         found[f"max-gram {length}"] = (lambda _: copies, length)
         found[f"vertical pico(max-gram) {length}"] = (lambda _: VerticalDrafter([rows, copies]), length)
         found[f"vertical pico(ngram 3..) {length}"] = (lambda _: VerticalDrafter([rows, long_copies]), length)
+        found[f"mid {length}"] = (lambda _: mid, length)
+        found[f"vertical mid(max-gram) {length}"] = (lambda _: VerticalDrafter([mid, copies]), length)
+        found[f"vertical mid(pico) {length}"] = (lambda _: VerticalDrafter([mid, pico]), length)
+        found[f"vertical mid(cascade pico 2, max-gram) {length}"] = (
+            lambda _: VerticalDrafter([mid, CascadeDrafter([pico, copies], tokens=[2])]),
+            length,
+        )
+    found["cascade mid 2, pico 6"] = (lambda _: CascadeDrafter([mid, pico], tokens=[2]), 8)
     found["cascade pico 4, max-gram 4"] = (lambda _: CascadeDrafter([pico, copies], tokens=[4, 4]), 8)
     found["cascade pico 4, ngram 3.. 4"] = (lambda _: CascadeDrafter([pico, long_copies], tokens=[4, 4]), 8)
     found["cascade pico 4, max-gram 10"] = (lambda _: CascadeDrafter([pico, copies], tokens=[4, 10]), 14)
