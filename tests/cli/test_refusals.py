@@ -70,9 +70,8 @@ def test_an_unknown_drafter_is_refused(inline, pico) -> None:
 
 def test_a_topology_without_a_drafter_to_load_is_refused(inline, pico, tmp_path) -> None:
     """A file that is not there, one without a drafter, a drafter without models, a model nobody would use."""
-    chain = (
-        "version: 1\nhops:\n  - {name: a, upstream: b%s}\n  - {name: b, listen: 127.0.0.1:1, target: {}}\n"
-    )
+    last = "  - {name: b, listen: 127.0.0.1:1, target: {kind: table}}"
+    chain = f"version: 1\nhops:\n  - {{name: a, upstream: b%s}}\n{last}\n"
     none, copies = tmp_path / "none.yaml", tmp_path / "copies.yml"
     none.write_text(chain % "")
     copies.write_text(chain % ", drafter: {kind: cascade, drafters: [{kind: ngram}]}")
