@@ -20,6 +20,7 @@ from paceline.common.tokens import Rule
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadWorker
 from paceline.edge.modes import MODES
 from paceline.edge.pacing.estimates import Estimates
+from paceline.edge.pacing.lookahead import without_race
 from paceline.edge.request import Event, GenerationRequest, Report, TokensEvent
 from paceline.edge.run import Run
 
@@ -119,6 +120,7 @@ class Client:
                 f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}"
             )
         check_request(request)
+        request = without_race(request, self._drafter)
         report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
         run = Run(
             request,

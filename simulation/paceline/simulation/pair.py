@@ -134,6 +134,9 @@ class _CoinSession:
             self._text.append(token_id)
         return known
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        self._text[position:] = token_ids
+
     def close(self) -> None:
         """Nothing is held."""
 
