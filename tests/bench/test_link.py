@@ -23,7 +23,7 @@ from paceline.benchmarks.step import StepSettings, step, step_html
 from paceline.common.speed.costs import Costs
 from paceline.edge.request import GenerationRequest
 from paceline.simulation.clock import run_virtual
-from paceline.simulation.pair import CoinDrafter, coins, simulated
+from paceline.simulation.pair import CoinDrafter, coins, hashed, simulated
 
 if TYPE_CHECKING:
     from tests.bench.conftest import TinyPair
@@ -65,7 +65,7 @@ def test_a_check_repeats_a_run_whose_costs_it_knows(mode: str) -> None:
             return [(report.token_ids, report.tokens_per_s) for report in reports]
 
     texts = run_virtual(written())
-    drafter = CoinDrafter(0, coins(0, COSTS.acceptance))
+    drafter = CoinDrafter(hashed(0), coins(0, COSTS.acceptance))
     record = dict(
         entry
         for request, (token_ids, _) in zip(requests, texts, strict=True)

@@ -68,6 +68,11 @@ class Relay:
         self.verifier.start()
         self._connecting = asyncio.create_task(self._connect())
 
+    async def connected(self) -> None:
+        """Wait until the hop above has answered."""
+        assert self._connecting is not None, "it is started first"
+        await self._connecting
+
     async def close(self) -> None:
         """End every text and let go of the hop above."""
         if self._connecting is not None:
@@ -93,7 +98,8 @@ class Relay:
             try:
                 self._above = self._checked(await self.client.connect())
             except PacelineError as error:
-                log.warning("relay %s: %s", self.name, error)
+                if str(error) != str(self._fault):
+                    log.warning("relay %s: %s", self.name, error)
                 self._fault = error
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -43,8 +43,13 @@ def _hash(*values: int) -> int:
     return state
 
 
-def _token(seed: int, position: int) -> int:
-    return _hash(seed, position) % VOCAB_SIZE
+Spelling = Callable[[int], int]
+"""A model's likeliest token at each position."""
+
+
+def hashed(seed: int) -> Spelling:
+    """A hash of the position: the last hop's."""
+    return lambda position: _hash(seed, position) % VOCAB_SIZE
 
 
 def coins(seed: int, acceptance: float) -> Agreement:
@@ -53,15 +58,15 @@ def coins(seed: int, acceptance: float) -> Agreement:
 
 
 class CoinTarget:
-    """An engine whose likeliest token is a hash of the position. A step takes no time; `VirtualRunner` lets it."""
+    """An engine that writes by a spelling. A step takes no time; `VirtualRunner` lets it."""
 
     vocab_size = VOCAB_SIZE
     max_context = 1 << 20
     capacity_tokens = 1 << 30
     page_size = 16
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, spelling: Spelling) -> None:
+        self._spelling = spelling
         self.steps = 0
 
     def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
@@ -73,7 +78,7 @@ class CoinTarget:
         length = row.past_length + len(row.token_ids)
         logits = np.zeros((row.num_logits, VOCAB_SIZE), np.float32)
         for index in range(row.num_logits):
-            logits[index, _token(self._seed, length - row.num_logits + 1 + index)] = 9.0
+            logits[index, self._spelling(length - row.num_logits + 1 + index)] = 9.0
         return NumpyLogitRows(logits)
 
     def release(self, key: int) -> None:
@@ -88,23 +93,25 @@ class CoinTarget:
 
 
 class CoinDrafter:
-    """Agrees with a `CoinTarget` of the same seed where asked."""
+    """Agrees with a target of this spelling where asked."""
 
     name = "coin"
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, seed: int, agreement: Agreement) -> None:
-        self._seed = seed
+    def __init__(self, spelling: Spelling, agreement: Agreement) -> None:
+        self._spelling = spelling
         self._agreement = agreement
 
     def start(self, prompt_token_ids: Sequence[int], chooser: Chooser) -> "_CoinSession":
         """See `Drafter`."""
-        return _CoinSession(self._seed, partial(self._agreement, chooser.seed), list(prompt_token_ids))
+        return _CoinSession(self._spelling, partial(self._agreement, chooser.seed), list(prompt_token_ids))
 
 
 class _CoinSession:
-    def __init__(self, seed: int, agreement: Callable[[int], tuple[float, bool]], text: list[int]) -> None:
-        self._seed = seed
+    def __init__(
+        self, spelling: Spelling, agreement: Callable[[int], tuple[float, bool]], text: list[int]
+    ) -> None:
+        self._spelling = spelling
         self._agreement = agreement
         self._text = text
 
@@ -115,7 +122,7 @@ class _CoinSession:
     def propose(self, limit: int, keep_going: KeepGoing = always) -> Proposal:
         base, probs = len(self._text), []
         for position in range(base, base + limit):
-            right = _token(self._seed, position)
+            right = self._spelling(position)
             prob, stands = self._agreement(position)
             self._text.append(right if stands else (right + 1) % VOCAB_SIZE)
             probs.append(prob)
@@ -223,6 +230,18 @@ class VirtualRunner:
             timer.cancel()
 
 
+def coin_verifier(
+    spelling: Spelling, fixed_s: float, per_token_s: float, config: VerifierConfig | None = None
+) -> Verifier:
+    """A verifier whose steps take `fixed_s` and `per_token_s` for each token, on the running loop's clock."""
+
+    def step_s(num_tokens: int) -> float:
+        return fixed_s + per_token_s * num_tokens
+
+    info = TargetInfo("coin", "simulation")
+    return Verifier(CoinTarget(spelling), info, config or VerifierConfig(), runner=VirtualRunner(step_s))
+
+
 @asynccontextmanager
 async def simulated(
     costs: Costs,
@@ -240,15 +259,10 @@ async def simulated(
         draft_block_s: what a block costs the drafter on top of its tokens.
     """
 
-    def step_s(num_tokens: int) -> float:
-        return costs.verify_fixed_s + costs.verify_per_token_s * num_tokens
-
-    verifier = Verifier(
-        CoinTarget(seed), TargetInfo("coin", "simulation"), VerifierConfig(), runner=VirtualRunner(step_s)
-    )
+    verifier = coin_verifier(hashed(seed), costs.verify_fixed_s, costs.verify_per_token_s)
     verifier.start()
     hop = SimulatedHop(verifier, shape or LinkShape(costs.round_trip_s))
-    drafter = CoinDrafter(seed, agreement or coins(seed, costs.acceptance))
+    drafter = CoinDrafter(hashed(seed), agreement or coins(seed, costs.acceptance))
     client = Client(hop, drafter, worker=VirtualWorker(costs.draft_s, draft_block_s))
     try:
         await client.connect()

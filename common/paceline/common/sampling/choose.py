@@ -51,7 +51,7 @@ class Chooser:
 
     def apart(self) -> "Chooser":
         """An equal chooser for guesses that are never proposed: another model's choice stands in their place."""
-        return Chooser(self._rule, self._params, self._seed, self._vocab_size)
+        return Chooser(self._rule, self._params, self.seed, self._vocab_size)
 
     def choose(self, logits: NDArray[np.float32], position: int, history: History) -> Choice:
         """Propose the token at `position`.
