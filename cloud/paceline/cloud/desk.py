@@ -251,8 +251,9 @@ class Desk:
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
         rows = [
-            Row(part.key, part.work.past_length, part.work.token_ids, part.work.num_logits)
+            Row(part.key, work.past_length, work.token_ids, work.num_logits, work.parents)
             for part in planned
+            for work in [part.work]
         ]
         try:
             return self.engine.step(rows)
@@ -303,8 +304,9 @@ class Desk:
             return
         params, seed = session.request.sampling, session.request.seed
         try:
-            with TargetRows(logits, params, session.history, work.draft.token_ids) as rows:
-                judgement = judge(session.request.rule, work.draft, rows, seed)
+            draft = work.draft
+            with TargetRows(logits, params, session.history, draft.token_ids, draft.parents) as rows:
+                judgement = judge(session.request.rule, draft, rows, seed)
         except PacelineError as error:
             error.fatal = True
             self._fail(port, error, session.blocks_settled)
