@@ -226,7 +226,6 @@ def test_matching_rules_take_any_draft() -> None:
         (block((), (1,), How.SAMPLED, laws=(QuantisedLaw((1, 9), (1000, 24)),)), "token id 9 of a law"),
         (block((), (1, 4), How.ONE_HOT), r"token id 4 is not in 0\.\.3"),
         (block((), (-1,), How.ONE_HOT), r"token id -1 is not in 0\.\.3"),
-        (block((), (1, 2), How.ONE_HOT, parents=(-1, -1)), "judges chains, not trees"),
     ],
 )
 def test_malformed_drafts_are_refused_before_any_work(draft: Draft, complaint: str) -> None:

@@ -8,12 +8,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from paceline.cloud.engine.base import EngineConfig, Row
 from paceline.cloud.engine.compatibility import REFUSED, SUPPORTED, check_config
+from paceline.cloud.engine.conformance import check_trees
 from paceline.cloud.engine.paged import PagedEngine
 from paceline.common.errors import Incompatible
 
@@ -197,10 +199,18 @@ def speculate(engine: PagedEngine, prompt: list[int], wanted: list[int]) -> list
     return text[len(prompt) :][: len(wanted)]
 
 
+def row_after(engine: PagedEngine, token_ids: list[int]) -> np.ndarray:
+    """Logits of the token after a text, for their size."""
+    (rows,) = engine.step([Row(1, 0, token_ids, 1)])
+    row = rows.row(0).copy()
+    engine.release(1)
+    return row
+
+
 @pytest.mark.parametrize(("model_type", "options"), RUNS.values(), ids=RUNS)
 def test_speculative_greedy_text_is_generates_own(model_type: str, options: dict[str, Any]) -> None:
     """Greedy text through ragged verification with wrong drafts is `generate(do_sample=False)`, token for
-    token."""
+    token; and every row of a tree is the row of its path."""
     model = tiny(model_type, options)
     prompt = random.Random(1).choices(range(3, VOCAB), k=14)
     with torch.inference_mode():
@@ -213,6 +223,9 @@ def test_speculative_greedy_text_is_generates_own(model_type: str, options: dict
 
     assert got == wanted.tolist()
     assert len(set(got)) >= 4, "a text that repeats one token proves little"
+    engine.release(1)
+    engine.release(9)
+    check_trees(lambda _: engine, 1e-4 * float(np.abs(row_after(engine, prompt)).max()))
     engine.check_integrity()
 
 

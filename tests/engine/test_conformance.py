@@ -1,13 +1,16 @@
 """Both engines keep the contract of `paceline.cloud.engine.base.TargetEngine`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from paceline.cloud.engine.base import EngineConfig, Row, TargetEngine
-from paceline.cloud.engine.conformance import CHECKS, MakeEngine, check_engine
+from paceline.cloud.engine.conformance import CHECKS, MakeEngine, check_engine, check_trees
 from paceline.cloud.engine.paged import PagedEngine
+from paceline.cloud.engine.ragged_attention import Segment
 from paceline.cloud.engine.table import TableEngine
 from paceline.common.sampling.rows import NumpyLogitRows
 
@@ -21,8 +24,6 @@ def paged(page_size: int) -> MakeEngine:
     """A maker of small Llama engines, all with the same weights."""
 
     def make(capacity_tokens: int) -> TargetEngine:
-        import torch
-
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=200,
@@ -67,9 +68,39 @@ class Leaky(TableEngine):
         """Do nothing."""
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Leaky])
+class Deaf(TableEngine):
+    """Runs every tree as a chain."""
+
+    def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
+        """Drop the parents."""
+        return super().step([replace(row, parents=()) for row in rows])
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Leaky, Deaf])
 def test_conformance_finds_a_broken_engine(broken: type[TableEngine]) -> None:
     """An engine whose sessions disturb each other, or that keeps what was released, does not pass."""
     check_engine(table)
     with pytest.raises(AssertionError):
         check_engine(lambda capacity: broken(50, max_context=256, capacity_tokens=capacity))
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [
+        ("cloud.engine.base.depths", lambda parents: list(range(len(parents)))),
+        ("cloud.engine.base.principal_length", len),
+        ("cloud.engine.ragged_attention._tree_mask", None),
+    ],
+    ids=["positions by index", "branches kept", "siblings see each other"],
+)
+def test_conformance_finds_what_goes_wrong_with_trees(
+    what: str, wrong: Callable[..., object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions by index, a cache that keeps branches, and a causal mask each fail the check of trees."""
+
+    def causal(segment: Segment, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        return like.new_full((segment.count, keys), float("-inf")).triu(1 + keys - segment.count)
+
+    monkeypatch.setattr(f"paceline.{what}", wrong or causal)
+    with pytest.raises(AssertionError):
+        check_trees(paged(16), 2e-5)

@@ -1,6 +1,7 @@
 """The paged engine against the plain forward of the same weights, and its books."""
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from paceline.cloud.engine.base import EngineConfig, Row
 from paceline.cloud.engine.compatibility import context_limit
+from paceline.cloud.engine.conformance import check_trees
 from paceline.cloud.engine.extents import Run
 from paceline.cloud.engine.paged import PagedEngine
 from paceline.cloud.engine.ragged_attention import LayerShape
 from paceline.cloud.engine.varlen import check_varlen
 from paceline.cloud.engine.weights import store_for_few_rows
 from paceline.common.errors import Busy, Incompatible, InternalError, InvalidRequest, TargetNumerics
+from paceline.common.trees import path_to
 
 TOLERANCE = 2e-5
 SHAPE = {
@@ -82,6 +85,27 @@ def test_mixed_step_equals_plain_forwards(window: int | None) -> None:
     for result, (key, begin, end) in zip(results, slices, strict=True):
         assert_rows(result, expected[key][begin:end])
     assert engine.cached_tokens() == 131 + 90 + 40 + 67 + 1
+    engine.check_integrity()
+
+
+@pytest.mark.parametrize("window", [None, 24])
+@pytest.mark.parametrize("count", [9, 48])
+def test_tree_rows_equal_plain_forwards_of_their_paths(window: int | None, count: int) -> None:
+    """Random trees, small and too large to fold, beside a chain: every row is the plain forward of the node's path."""
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)).eval()
+    engine, text, dice = engine_of(model), texts(2), random.Random(count)
+    parents = [*range(-1, 3), *(dice.choice([-1, 0, 1, *range(4, node)]) for node in range(4, count))]
+    nodes = [dice.randrange(SHAPE["vocab_size"]) for _ in parents]
+    engine.step([Row(0, 0, text[0][:60], 0), Row(1, 0, text[1][:60], 0)])
+
+    tree = Row(0, 60, [*text[0][60:64], *nodes], count + 1, parents)
+    beside, rows = engine.step([Row(1, 60, text[1][60:70], 10), tree])
+
+    assert_rows(beside, plain(model, text[1][:70])[60:])
+    paths = [[nodes[one] for one in path_to(parents, node)] for node in range(-1, count)]
+    assert_rows(rows, np.stack([plain(model, [*text[0][:64], *path])[-1] for path in paths]))
+    assert engine.cached_tokens() == 64 + 4 + 70
     engine.check_integrity()
 
 
@@ -305,6 +329,8 @@ def test_varlen_wiring_equals_plain_forwards(window: int | None, monkeypatch: py
 
     for row, result in zip(rows, results, strict=True):
         assert_rows(result, expected[row.key][row.past_length : row.past_length + row.num_logits])
+    assert not engine.takes_trees
+    check_trees(lambda _: engine, 0.0)
 
 
 def test_varlen_is_refused_where_it_cannot_run() -> None:

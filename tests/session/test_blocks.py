@@ -1,5 +1,7 @@
 """What a set of blocks means for a text: every case of `merge`, and of `DeadEnds`."""
 
+from dataclasses import replace
+
 import pytest
 
 from paceline.common.prefix import Prefix, extend_hash
@@ -61,6 +63,54 @@ def test_merge(
     assert (merged.used, merged.stale) == (used, stale)
     if merged.draft is not None:
         assert (merged.draft.base, merged.draft.prefix_hash) == (4, TEXT.hash_at(4))
+
+
+def tree(prefix: list[int], parents: tuple[int, ...], *token_ids: int) -> Draft:
+    """A tree that continues exactly this prefix."""
+    return replace(block(prefix, *token_ids), parents=parents)
+
+
+FORK = tree([1, 2, 3, 4], (-1, 0, -1), 5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "tokens", "used", "stale"),
+    [
+        pytest.param([FORK], (5, 6, 7), (0,), (), id="continues the text"),
+        pytest.param([tree([1, 2, 3], (-1, -1), 4, 9)], None, (), (0,), id="the text has moved"),
+        pytest.param([tree([1, 2, 3, 9], (-1, -1), 4, 9)], None, (), (0,), id="another text"),
+        pytest.param([tree([1, 2, 3, 4, 5], (-1, -1), 6, 9)], None, (), (), id="early"),
+        pytest.param([FORK, block([1, 2, 3, 4, 5, 6], 8)], (5, 6, 7), (0,), (), id="nothing is joined to it"),
+        pytest.param([block([1, 2, 3, 4], 5), FORK], (5,), (0,), (), id="nor is it joined"),
+        pytest.param([block([1, 2, 3, 4]), FORK], (), (0,), (), id="not even to an empty block"),
+        pytest.param([FORK, block([1, 2], 3, 9)], (5, 6, 7), (0,), (1,), id="stale blocks stay stale"),
+        pytest.param([FORK, FORK], (5, 6, 7), (0,), (), id="twice"),
+    ],
+)
+def test_a_tree_is_usable_at_the_end_of_the_text_and_alone(
+    blocks: list[Draft], tokens: tuple[int, ...] | None, used: tuple[int, ...], stale: tuple[int, ...]
+) -> None:
+    """Trees never chain, and are stale as soon as the text is longer than their base."""
+    merged = merge(TEXT, blocks, max_tokens=10)
+    assert (None if merged.draft is None else merged.draft.token_ids) == tokens
+    assert (merged.used, merged.stale) == (used, stale)
+    assert DeadEnds().stale(TEXT, blocks) == set(stale)
+
+
+def test_a_tree_is_cut_to_a_tree() -> None:
+    """Its leading tokens are kept with their parents and laws; it is used up all the same."""
+    laws = tuple(QuantisedLaw((t,), (1024,)) for t in FORK.token_ids)
+    sampled = replace(FORK, how=How.SAMPLED, laws=laws)
+    for room in range(4):
+        merged = merge(TEXT, [sampled], max_tokens=room)
+        assert merged.draft == replace(
+            sampled,
+            token_ids=(5, 6, 7)[:room],
+            draft_probs=(0.5,) * room,
+            laws=laws[:room],
+            parents=(-1, 0, -1)[:room],
+        )
+        assert merged.used == (0,)
 
 
 def test_merge_cuts_to_the_room_there_is() -> None:

@@ -1,12 +1,15 @@
 """The drafter's end against verifiers that are late, broken or hostile: it refuses, or it commits what is right."""
 
+from dataclasses import replace
+
 import pytest
 
 from paceline.common.acceptance import Judgement
-from paceline.common.errors import BadReply, Status
+from paceline.common.errors import BadDraft, BadReply, Status
 from paceline.common.messages import (
     Draining,
     ErrorMessage,
+    Feature,
     FillPolicy,
     Finished,
     Open,
@@ -57,6 +60,70 @@ def test_a_verdict_cannot_run_past_the_length() -> None:
     with pytest.raises(BadReply, match="3 may follow"):
         session.receive(Verdict(3, 3, 7, Origin.BONUS))
     assert session.remaining == 3
+
+
+def forked() -> EdgeSession:
+    """A live session with a tree in flight: 4 5 and 6 7 after the prompt, 8 after 6 as well."""
+    session = EdgeSession(Open((1, 2, 3), 8, stop_token_ids=(STOP,)))
+    session.open()
+    session.receive(Opened(10, 8, 4, committed_length=3, stop_token_ids=(STOP,)))
+    session.block(3, (4, 5, 6, 7, 8), (0.5,) * 5, How.ONE_HOT, parents=(-1, 0, -1, 2, 2))
+    return session
+
+
+@pytest.mark.parametrize(
+    ("num_accepted", "node", "tokens"),
+    [(0, None, ()), (1, 0, (4,)), (2, 1, (4, 5)), (1, 2, (6,)), (2, 4, (6, 8))],
+)
+def test_a_verdict_about_a_tree_commits_the_path_it_names(
+    num_accepted: int, node: int | None, tokens: tuple[int, ...]
+) -> None:
+    """The client knows the tree: the index of the last accepted token says which path stands."""
+    session = forked()
+    commit = session.receive(Verdict(3, num_accepted, 1, Origin.RECOVERED, 1, accepted_node=node))
+    assert commit is not None
+    assert commit.token_ids == (*tokens, 1)
+    assert commit.origins == (*(Origin.ACCEPTED,) * num_accepted, Origin.RECOVERED)
+    assert session.num_blocks_in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("num_accepted", "node", "field"),
+    [
+        pytest.param(1, None, "num_accepted", id="no path named"),
+        pytest.param(1, 1, "accepted_node", id="shorter than its path"),
+        pytest.param(3, 4, "accepted_node", id="longer than its path"),
+        pytest.param(0, 2, "accepted_node", id="a path of nothing"),
+        pytest.param(1, 5, "accepted_node", id="outside the tree"),
+        pytest.param(1, (1 << 32) - 2, "accepted_node", id="far outside the tree"),
+    ],
+)
+def test_a_verdict_that_does_not_fit_the_tree_is_refused(
+    num_accepted: int, node: int | None, field: str
+) -> None:
+    """Number and path must agree with each other and with what was sent; the text is left alone."""
+    session = forked()
+    with pytest.raises(BadReply) as caught:
+        session.receive(Verdict(3, num_accepted, 1, Origin.RECOVERED, 1, accepted_node=node))
+    assert caught.value.field == field
+    assert session.committed.list() == [1, 2, 3]
+
+
+def test_a_path_is_refused_where_chains_were_sent() -> None:
+    """A verdict that speaks of a tree does not fit a chain."""
+    session = live()
+    with pytest.raises(BadReply, match="0 drafted"):
+        session.receive(Verdict(3, 1, 7, Origin.RECOVERED, accepted_node=0))
+
+
+def test_one_tree_per_prefix_is_in_flight() -> None:
+    """A second one would make verdicts ambiguous; the same again is a harmless repetition."""
+    session = forked()
+    session.block(3, (4, 5, 6, 7, 8), (0.5,) * 5, How.ONE_HOT, parents=(-1, 0, -1, 2, 2))
+    with pytest.raises(ValueError, match="second tree at 3"):
+        session.block(3, (4, 6), (0.5,) * 2, How.ONE_HOT, parents=(-1, -1))
+    session.receive(Verdict(3, 1, 7, Origin.RECOVERED, 2, accepted_node=2))
+    session.block(5, (4, 6), (0.5,) * 2, How.ONE_HOT, parents=(-1, -1))
 
 
 def test_nothing_follows_a_stop_token() -> None:
@@ -211,6 +278,63 @@ def test_a_stale_block_is_answered_at_once() -> None:
     assert session.on_draft(Draft(2, session.text.hash_at(2), (9,), (), How.ONE_HOT)) == [
         Verdict(3, blocks_settled=1)
     ]
+
+
+TREE = Draft(3, 0, (4, 5, 6, 7, 8), (), How.ONE_HOT, parents=(-1, 0, -1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("judgement", "text", "cached"),
+    [
+        (Judgement(0, 1, Origin.RECOVERED), [1], 3),
+        (Judgement(2, 1, Origin.BONUS, 1), [4, 5, 1], 5),
+        (Judgement(1, 1, Origin.RECOVERED, 0), [4, 1], 4),
+        (Judgement(2, 1, Origin.BONUS, 4), [6, 8, 1], 3),
+    ],
+)
+def test_what_stands_of_a_tree_is_cached_only_where_it_lies_in_place(
+    judgement: Judgement, text: list[int], cached: int
+) -> None:
+    """The first path lies in the cache as the text has it; the rest of an accepted path is run again."""
+    session = VerifierSession(Open((1, 2, 3), 8, fill=FillPolicy.OFF), TREE_LIMITS)
+    session.on_draft(replace(TREE, prefix_hash=session.text.hash_at(3)))
+    work = session.next_work(10)
+    assert work is not None
+    assert (work.token_ids, work.parents, work.num_logits) == ((1, 2, 3, 4, 5, 6, 7, 8), TREE.parents, 6)
+    (verdict,) = session.on_judged(work, judgement)
+    assert isinstance(verdict, Verdict)
+    assert (verdict.num_accepted, verdict.accepted_node) == (judgement.num_accepted, judgement.accepted_node)
+    assert (verdict.num_judged, verdict.blocks_settled) == (5, 1)
+    assert session.text.list(3) == text
+    assert session._cached == cached
+
+
+def test_a_stop_token_inside_a_path_ends_the_text() -> None:
+    """The verdict names the stop token's node, and nothing below it is committed."""
+    session = VerifierSession(Open((1, 2, 3), 8, fill=FillPolicy.OFF, stop_token_ids=(6,)), TREE_LIMITS)
+    session.on_draft(replace(TREE, prefix_hash=session.text.hash_at(3)))
+    work = session.next_work(10)
+    assert work is not None
+    assert session.on_judged(work, Judgement(2, 1, Origin.BONUS, 4)) == [
+        Verdict(3, 1, blocks_settled=1, num_judged=5, accepted_node=2),
+        Finished(FinishReason.STOP, 4),
+    ]
+
+
+def test_trees_are_refused_unless_both_ends_named_them() -> None:
+    """A verifier whose engine takes none, or a client that did not say it sends some, agreed on chains."""
+    chains = frozenset({Feature.RESUME})
+    for request, limits in (
+        (Open((1, 2, 3), 8), Limits(10, 64)),
+        (Open((1, 2, 3), 8, features=chains), TREE_LIMITS),
+    ):
+        session = VerifierSession(request, limits)
+        with pytest.raises(BadDraft, match="not agreed on") as caught:
+            session.on_draft(replace(TREE, prefix_hash=session.text.hash_at(3)))
+        assert (caught.value.field, caught.value.fatal, session.blocks_settled) == ("parents", False, 1)
+
+
+TREE_LIMITS = Limits(10, 64, features=frozenset(Feature))
 
 
 def test_prompt_is_cached_in_chunks_before_anything_is_judged() -> None:

@@ -112,7 +112,7 @@ def sampled(*laws: QuantisedLaw) -> Draft:
         (Draft(3, 0, (1,) * 5, (), How.ONE_HOT), Rule.GREEDY, "token_ids", "5 tokens"),
         (Draft(51, 0, (1,), (), How.ONE_HOT), Rule.GREEDY, "base", "51"),
         (Draft(3, 0, (100,), (), How.ONE_HOT), Rule.GREEDY, "token_ids", "100"),
-        (Draft(3, 0, (1, 2), (), How.ONE_HOT, parents=(-1, 0)), Rule.GREEDY, "parents", "trees"),
+        (Draft(3, 0, (1, 2), (), How.ONE_HOT, parents=(-1, 1)), Rule.GREEDY, "parents", "token 1 is 1"),
         (Draft(3, 0, (1,), (), How.SHARED_NOISE), Rule.REJECTION, "how", "biased"),
         (Draft(3, 0, (5,), (), How.ONE_HOT, (LAW,)), Rule.REJECTION, "laws", "no laws"),
         (sampled(), Rule.REJECTION, "laws", "0 laws"),

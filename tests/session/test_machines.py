@@ -7,6 +7,7 @@ machine would notice each of a dozen known mistakes.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from paceline.cloud.engine.table import TableEngine
 from paceline.common.acceptance import Judgement, judge
 from paceline.common.codec import decode_request, decode_response, encode_request, encode_response
 from paceline.common.errors import Busy
-from paceline.common.messages import FillPolicy, Open, ServerMessage
+from paceline.common.messages import Feature, FillPolicy, Open, ServerMessage
 from paceline.common.prefix import Prefix, extend_hash
 from paceline.common.sampling.choose import Chooser
 from paceline.common.sampling.history import History
@@ -112,6 +113,7 @@ class Pair(RuleBasedStateMachine):
             max_draft_tokens=max_draft_tokens,
             max_judged_tokens=max_judged_tokens,
             max_blocks_in_flight=WINDOW,
+            features=frozenset(Feature),
         )
         self.oracle = None if judged_by is Rule.REJECTION else plain_text(self.engine, self.request)
         self.is_ordered, self.is_hostile = channel == "ordered", channel == "hostile"
@@ -159,7 +161,7 @@ class Pair(RuleBasedStateMachine):
             and self.edge.num_blocks_in_flight < WINDOW
         )
 
-    def write(self, count: int, salt: int) -> Draft:
+    def write(self, count: int, salt: int, rarity: int = 4) -> Draft:
         """Draft on from the client's own tail: mostly right, sometimes wrong; a function of prefix and salt."""
         base, base_hash = len(self.tail), self.tail.hash_at(len(self.tail))
         token_ids, probs, laws = [], [], []
@@ -171,9 +173,9 @@ class Pair(RuleBasedStateMachine):
         )
         for _ in range(count):
             here = self.tail.hash_at(len(self.tail))
-            mixed = table_logits(here, VOCAB, 3, 2.0) + (extend_hash(here, salt) % 4 == 0) * table_logits(
-                here, VOCAB, 9, 4.0
-            )
+            mixed = table_logits(here, VOCAB, 3, 2.0) + (
+                extend_hash(here, salt) % rarity == 0
+            ) * table_logits(here, VOCAB, 9, 4.0)
             choice = chooser.choose(mixed, len(self.tail), self.drafter_history)
             token_ids.append(choice.token_id)
             probs.append(choice.prob)
@@ -182,6 +184,33 @@ class Pair(RuleBasedStateMachine):
             self.written.add(self.tail.hash_at(len(self.tail)))
         more = salt % 2 == 1
         return self.edge.block(base, token_ids, probs, how, laws, base_hash=base_hash, more_follows=more)
+
+    def write_tree(self, count: int, num_beside: int) -> Draft:
+        """Like `write`, with a second chain beside it that is right where the first is wrong."""
+        chain = self.write(count, 1, rarity=1)
+        self.edge._in_flight.pop()
+        self.edge._sent -= 1
+        text, history = Prefix(self.edge.committed), History(self.edge.committed)
+        chooser = Chooser(
+            self.request.rule, replace(self.request.sampling, **NEUTRAL), self.request.seed, VOCAB
+        ).for_sibling(1)
+        choices = []
+        for _ in range(num_beside):
+            choices.append(
+                chooser.choose(table_logits(text.hash_at(len(text)), VOCAB, 3, 2.0), len(text), history)
+            )
+            text.append(choices[-1].token_id)
+            self.written.add(text.hash_at(len(text)))
+        beside = [choice.token_id for choice in choices]
+        parents = [
+            *range(-1, count - 1),
+            *([-1, *range(count, count + num_beside - 1)] if num_beside else []),
+        ]
+        if beside and beside[0] == chain.token_ids[0] and chain.how is not How.SAMPLED:
+            beside, parents = [], parents[:count]
+        laws = [*chain.laws, *(choice.law for choice in choices if choice.law is not None)]
+        token_ids = [*chain.token_ids, *beside]
+        return self.edge.block(chain.base, token_ids, [], chain.how, laws, parents=parents)
 
     def deliver_at(self, index: int) -> None:
         block = decode_request(encode_request(self.up.pop(index)))
@@ -196,7 +225,7 @@ class Pair(RuleBasedStateMachine):
 
     def run(self, session: VerifierSession, key: int, work: Work) -> list[ServerMessage]:
         """What the verifier thread does with one piece of work."""
-        row = Row(key, work.past_length, work.token_ids, work.num_logits)
+        row = Row(key, work.past_length, work.token_ids, work.num_logits, work.parents)
         (logits,) = self.engine.step([row])
         if work.draft is None:
             session.on_prefilled(work)
@@ -205,7 +234,8 @@ class Pair(RuleBasedStateMachine):
         text = session.text.list(len(session.request.prompt_token_ids))
         for token_id in text:
             history.push(token_id)
-        with TargetRows(logits, session.request.sampling, history, work.draft.token_ids) as rows:
+        token_ids, parents = work.draft.token_ids, work.draft.parents
+        with TargetRows(logits, session.request.sampling, history, token_ids, parents) as rows:
             return session.on_judged(
                 work, judge(session.request.rule, work.draft, rows, session.request.seed)
             )
@@ -223,10 +253,10 @@ class Pair(RuleBasedStateMachine):
             assert work.token_ids[num_text:] == work.draft.token_ids
             assert len(work.draft) <= self.limits.max_judged_tokens
             assert len(session.text) + len(work.draft) + 1 <= session.end, "draft and bonus run past the end"
-            prefix_hash = session.text.hash_at(len(session.text))
-            for token_id in work.draft.token_ids:
-                prefix_hash = extend_hash(prefix_hash, token_id)
-                assert prefix_hash in self.written, "a token is judged after a prefix it was not drafted for"
+            hashes = [session.text.hash_at(len(session.text))]
+            for parent, token_id in zip(work.parents or count(-1), work.draft.token_ids, strict=False):
+                hashes.append(extend_hash(hashes[parent + 1], token_id))
+                assert hashes[-1] in self.written, "a token is judged after a prefix it was not drafted for"
 
     # --- what may happen ----------------------------------------------------------------------------------------------
 
@@ -239,6 +269,22 @@ class Pair(RuleBasedStateMachine):
             self.tail.truncate(len(self.edge.committed))
         # Where blocks may change order, two blocks never say different things about one prefix.
         self.up.append(self.write(count, salt if self.is_ordered else 0))
+
+    @precondition(lambda self: self.may_draft and self.edge.phase is EdgePhase.LIVE)
+    @rule(count=st.integers(1, 2), num_beside=st.integers(0, 3), in_turn=st.booleans())
+    def draft_tree(self, count: int, num_beside: int, in_turn: bool) -> None:
+        """The client sends a tree after what is committed; in rounds, once everything under way has arrived."""
+        if in_turn and self.request.fill is FillPolicy.OFF:
+            self.settle()
+        length = len(self.edge.committed)
+        self.realign_tail()
+        if not self.may_draft or length > 58:
+            return
+        if any(block.parents and block.base == length for block in self.edge._in_flight):
+            return
+        self.tail.truncate(length)
+        num_beside = min(num_beside, self.limits.max_draft_tokens - count)
+        self.up.append(self.write_tree(count, num_beside))
 
     @precondition(lambda self: self.up)
     @rule(data=st.data())
@@ -270,6 +316,7 @@ class Pair(RuleBasedStateMachine):
                     block.draft_probs,
                     block.how,
                     block.laws,
+                    parents=block.parents,
                     more_follows=block.more_follows,
                 )
             )
@@ -560,7 +607,7 @@ def accepted_from_the_wrong_block(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         EdgeSession,
         "_drafted_tokens",
-        lambda self, num_accepted: self._in_flight[-1].token_ids[:num_accepted] if num_accepted else (),
+        lambda self, num_accepted, _: self._in_flight[-1].token_ids[:num_accepted] if num_accepted else (),
     )
 
 
@@ -574,6 +621,37 @@ def result_taken_twice(patch: pytest.MonkeyPatch) -> None:
         return right(self, work, *args)  # type: ignore[arg-type]
 
     patch.setattr(VerifierSession, "on_judged", on_judged)
+
+
+def branches_count_as_cached(patch: pytest.MonkeyPatch) -> None:
+    """A path off the first one is taken to lie in the cache as the text has it."""
+    right = VerifierSession.on_judged
+
+    def on_judged(self: VerifierSession, work: Work, judgement: Judgement) -> list[ServerMessage]:
+        base = len(self.text)
+        messages = right(self, work, judgement)
+        if messages and work.parents:
+            self._cached = min(base + judgement.num_accepted, len(self.text) - 1)
+        return messages
+
+    patch.setattr(VerifierSession, "on_judged", on_judged)
+
+
+def accepted_from_the_first_path(patch: pytest.MonkeyPatch) -> None:
+    """The client reads the tokens accepted of a tree off its first path."""
+    patch.setattr(
+        EdgeSession, "_path_to", lambda self, node, num_accepted: self._trees()[0].token_ids[:num_accepted]
+    )
+
+
+def trees_are_joined(patch: pytest.MonkeyPatch) -> None:
+    """A tree is treated as the chain of its tokens."""
+    right = blocks_module.merge
+
+    def merge(text: Prefix, blocks: list[Draft], max_tokens: int) -> blocks_module.Merged:
+        return right(text, [replace(block, parents=()) for block in blocks], max_tokens)
+
+    patch.setattr(verifier_module, "merge", merge)
 
 
 def reopened_without_the_text(patch: pytest.MonkeyPatch) -> None:
@@ -593,6 +671,9 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     last_token_counts_as_cached,
     draft_not_cut_to_the_end,
     accepted_from_the_wrong_block,
+    branches_count_as_cached,
+    accepted_from_the_first_path,
+    trees_are_joined,
     result_taken_twice,
     reopened_without_the_text,
 ]

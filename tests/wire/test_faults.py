@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -115,10 +116,13 @@ def block(how: How = How.ONE_HOT, *token_ids: int, laws: tuple[QuantisedLaw, ...
     return Draft(3, prefix_hash, token_ids, (), how, laws)
 
 
+def tree(*parents: int, token_ids: tuple[int, ...] = (5, 6, 7)) -> Draft:
+    """The same with these parents."""
+    return replace(block(How.ONE_HOT, *token_ids[: len(parents)]), parents=parents)
+
+
 def opening(**changes: Any) -> Open:
     """OPEN, changed."""
-    from dataclasses import replace
-
     return replace(OPEN, **changes)
 
 
@@ -204,6 +208,10 @@ async def test_a_fatal_mistake_is_named_and_ends_the_stream(
         pytest.param(REJECTING, block(How.SAMPLED, 5, laws=(OVERFULL_LAW,)), "laws", id="law not normalised"),
         pytest.param(REJECTING, block(How.SHARED_NOISE, 5), "how", id="biased combination"),
         pytest.param(OPEN, b"\x12\x02\x28\x09", "how", id="unknown way of choosing"),
+        pytest.param(OPEN, tree(-1, 1), "parents", id="tree with a cycle"),
+        pytest.param(OPEN, tree(-1, 0, 7), "parents", id="tree with a forward reference"),
+        pytest.param(OPEN, tree(-1, -1, token_ids=(5, 5)), "token_ids", id="equal siblings"),
+        pytest.param(replace(OPEN, features=frozenset()), tree(-1, -1), "parents", id="trees not agreed on"),
         pytest.param(OPEN, Draft(5000, 0, (1,), (), How.ONE_HOT), "base", id="beyond the context"),
     ],
 )

@@ -70,6 +70,11 @@ class TimedEngine:
         """See `TargetEngine`."""
         return self.engine.page_size
 
+    @property
+    def takes_trees(self) -> bool:
+        """See `TargetEngine`."""
+        return self.engine.takes_trees
+
     def step(self, rows: Sequence[Row]) -> Sequence[LogitRows]:
         """One step, timed."""
         self.forward.read()

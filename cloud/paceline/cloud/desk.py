@@ -289,8 +289,9 @@ class Desk:
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
         rows = [
-            Row(part.key, part.work.past_length, part.work.token_ids, part.work.num_logits)
+            Row(part.key, work.past_length, work.token_ids, work.num_logits, work.parents)
             for part in planned
+            for work in [part.work]
         ]
         try:
             return self.engine.step(rows)

@@ -18,7 +18,14 @@ from paceline.cloud.engine.base import TargetEngine
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.common.drafter import Drafter
 from paceline.common.errors import PacelineError
-from paceline.common.messages import ClientMessage, Close, Description, ErrorMessage, ServerMessage
+from paceline.common.messages import (
+    ClientMessage,
+    Close,
+    Description,
+    ErrorMessage,
+    Feature,
+    ServerMessage,
+)
 from paceline.common.session import Answer, Limits
 
 _LINGER_S = 2.0
@@ -106,6 +113,11 @@ class ThreadRunner:
             return
 
 
+def _features(engine: TargetEngine) -> frozenset[Feature]:
+    trees = {Feature.TREE} if engine.takes_trees else set()
+    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees})
+
+
 class Verifier:
     """Verifies drafts of many sessions with one engine.
 
@@ -140,6 +152,7 @@ class Verifier:
             rules=self.config.rules,
             eos_token_ids=info.eos_token_ids,
             tokenizer_fingerprint=info.tokenizer_fingerprint,
+            features=_features(engine),
         )
         self._runner = runner or ThreadRunner()
         self._desk = Desk(

@@ -50,7 +50,7 @@ class Open:
     ignore_eos: bool = False
     tokenizer_fingerprint: bytes = b""
     protocol_version: int = PROTOCOL_VERSION
-    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.RESUME})
+    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.TREE, Feature.RESUME})
     max_fill_passes: int = 0
     """Of `FillPolicy.BOUNDED`; 0 means 8."""
     path: tuple[str, ...] = ()

@@ -5,11 +5,13 @@ puts where it disagrees is *recovered*; the extra one after a fully accepted blo
 wrote without any draft is *filled*. A *position* is an absolute, 0-based index into prompt + generated text.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from paceline.common.trees import ROOT, path_to
 
 if TYPE_CHECKING:
     from paceline.common.sampling.quantised import QuantisedLaw
@@ -120,12 +122,34 @@ class Draft:
     laws: tuple["QuantisedLaw", ...] = ()
     """One law per token when `how` is SAMPLED, else empty."""
     parents: tuple[int, ...] = ()
-    """Tree drafts: index of each token's parent, -1 for a child of the prefix. Empty means a chain."""
+    """Tree drafts: index of each token's parent, -1 for a child of the prefix (`paceline.common.trees`). Empty means a
+    chain."""
     more_follows: bool = False
     """The drafter goes on; under rejection such a block gets no bonus token."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def path(self, num_accepted: int, accepted_node: int | None) -> Sequence[int]:
+        """Indices of the accepted tokens, in the order of the text.
+
+        Args:
+            num_accepted: how many.
+            accepted_node: in a tree, the last of them; None if there is none.
+        """
+        if not self.parents:
+            return range(num_accepted)
+        return path_to(self.parents, ROOT if accepted_node is None else accepted_node)
+
+    def leading(self, num_tokens: int) -> "Draft":
+        """The block cut to its first tokens; of a tree that is a tree again."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:num_tokens],
+            draft_probs=self.draft_probs[:num_tokens],
+            laws=self.laws[:num_tokens],
+            parents=self.parents[:num_tokens],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +177,5 @@ class Verdict:
     """Tokens the verifier drafted itself and accepted: they follow the accepted ones and precede `next_token_id`."""
     author: int = 0
     """How many hops above the sender the model is that wrote the filled tokens and the next one."""
+    accepted_node: int | None = None
+    """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""

@@ -272,7 +272,7 @@ class Draft(_message.Message):
     def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author")
+    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one")
     BASE_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -283,6 +283,7 @@ class Verdict(_message.Message):
     NUM_JUDGED_FIELD_NUMBER: _ClassVar[int]
     FILLED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_NODE_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
     base: int
     num_accepted: int
     next_token_id: int
@@ -293,7 +294,8 @@ class Verdict(_message.Message):
     num_judged: int
     filled_token_ids: _containers.RepeatedScalarFieldContainer[int]
     author: int
-    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ...) -> None: ...
+    accepted_node_plus_one: int
+    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "committed_length", "hops")

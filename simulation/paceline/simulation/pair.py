@@ -64,6 +64,7 @@ class CoinTarget:
     max_context = 1 << 20
     capacity_tokens = 1 << 30
     page_size = 16
+    takes_trees = False
 
     def __init__(self, spelling: Spelling) -> None:
         self._spelling = spelling

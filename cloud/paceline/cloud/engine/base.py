@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from paceline.common.errors import InternalError, InvalidRequest, OutOfRange
+from paceline.common.trees import depths, principal_length, problem
 
 if TYPE_CHECKING:
     from paceline.common.sampling.rows import LogitRows
@@ -26,6 +27,25 @@ class Row:
     """Tokens to run at positions `past_length`, `past_length + 1`, …; at least one."""
     num_logits: int
     """Logits wanted for the last n of them; 0 for a prefill chunk."""
+    parents: Sequence[int] = ()
+    """Of the last tokens, where those form a tree (`paceline.common.trees`): -1 is the token before them, and there is
+    one. A token of the tree sees its ancestors and all before the tree; its position is that of its depth. Empty for a
+    chain."""
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Where each of the tokens stands in its text."""
+        if not self.parents:
+            return range(self.past_length, self.past_length + len(self.token_ids))
+        first = self.past_length + len(self.token_ids) - len(self.parents)
+        return [*range(self.past_length, first), *(first + depth for depth in depths(self.parents))]
+
+    @property
+    def num_kept(self) -> int:
+        """How many of the tokens are cached afterwards: of a tree the principal chain alone, the rest is no text."""
+        if not self.parents:
+            return len(self.token_ids)
+        return len(self.token_ids) - len(self.parents) + principal_length(self.parents)
 
 
 class TargetEngine(Protocol):
@@ -51,6 +71,11 @@ class TargetEngine(Protocol):
         """Tokens a session's cache grows by; capacity is counted in whole pages."""
         ...
 
+    @property
+    def takes_trees(self) -> bool:
+        """Whether rows may have `parents`."""
+        ...
+
     def step(self, rows: Sequence[Row]) -> "Sequence[LogitRows]":
         """One forward over all rows, of any lengths; element i holds `rows[i].num_logits` rows of logits.
 
@@ -61,9 +86,9 @@ class TargetEngine(Protocol):
             Busy: the cache cannot hold the step; nothing was changed. Release a session, or retry with fewer
                 rows.
             OutOfRange: a row ends beyond `max_context`.
-            InvalidRequest: a token id lies outside the vocabulary.
+            InvalidRequest: a token id lies outside the vocabulary, or a row is a tree and the engine takes none.
             InternalError: a row contradicts the engine's books (two rows of one session, a past never
-                cached).
+                cached), or its parents are no tree.
         """
         ...
 
@@ -115,7 +140,12 @@ class EngineConfig:
 
 
 def check_rows(
-    rows: Sequence[Row], cached_lengths: dict[int, int], *, vocab_size: int, max_context: int
+    rows: Sequence[Row],
+    cached_lengths: dict[int, int],
+    *,
+    vocab_size: int,
+    max_context: int,
+    takes_trees: bool = True,
 ) -> None:
     """Raise if `rows` is no step an engine holding `cached_lengths` (session → tokens) can take."""
     if len({row.key for row in rows}) != len(rows):
@@ -128,9 +158,12 @@ def check_rows(
             )
         if count == 0 or not 0 <= row.num_logits <= count:
             raise InternalError(f"session {row.key}: {row.num_logits} logit rows wanted of {count} tokens")
-        if row.past_length + count > max_context:
+        if row.parents:
+            _check_tree(row, takes_trees)
+        end = max(row.positions) + 1 if row.parents else row.past_length + count
+        if end > max_context:
             raise OutOfRange(
-                f"{row.past_length + count} tokens exceed the model's context of {max_context}",
+                f"{end} tokens exceed the model's context of {max_context}",
                 field="token_ids",
                 cure="shorten the prompt or the answer",
             )
@@ -141,3 +174,15 @@ def check_rows(
                 field="token_ids",
                 cure="use this model's tokenizer",
             )
+
+
+def _check_tree(row: Row, takes_trees: bool) -> None:
+    if not takes_trees:
+        raise InvalidRequest(
+            "this engine runs chains, not trees", field="parents", cure="use attention 'sdpa', or send chains"
+        )
+    if len(row.parents) >= len(row.token_ids):
+        raise InternalError(f"session {row.key}: a tree of {len(row.parents)} tokens has no token before it")
+    wrong = problem(row.parents, len(row.parents))
+    if wrong:
+        raise InternalError(f"session {row.key}: {wrong}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.common.errors import Busy, InternalError, InvalidRequest, OutOfRange, PacelineError
+from paceline.common.trees import path_to, principal_length
 
 MakeEngine = Callable[[int], TargetEngine]
 """Builds a fresh engine of the same model with room for about so many cached tokens."""
@@ -146,6 +147,64 @@ def check_impossible_rows(make_engine: MakeEngine, tolerance: float) -> None:
     engine.check_integrity()
 
 
+def check_trees(make_engine: MakeEngine, tolerance: float) -> None:
+    """Every row of a tree equals the last row of its path run alone; afterwards the principal chain is cached, and no
+    more. An engine that takes no trees refuses them."""
+    engine = make_engine(ROOM)
+    text = _text(engine, 24)
+    if not engine.takes_trees:
+        engine.step([Row(0, 0, text, 0)])
+        _expect(InvalidRequest, engine, [Row(0, 24, text[:3], 3, (-1, -1))])
+        return
+    for num, parents in enumerate(TREES):
+        _check_tree(engine, text[: 12 + num], parents, tolerance)
+    engine.step([Row(0, 0, text, 0)])
+    for wrong in ((-1, 1), (0, -1), (-1, -1, 0), (-1, -2)):
+        _expect(InternalError, engine, [Row(0, 24, text[: len(wrong) + 1], 1, wrong)])
+    _expect(InternalError, engine, [Row(0, 24, text[:2], 1, (-1, -1))])
+    engine.check_integrity()
+
+
+def _check_tree(engine: TargetEngine, text: list[int], parents: Sequence[int], tolerance: float) -> None:
+    dice = random.Random(len(text))
+    nodes = [dice.randrange(engine.vocab_size) for _ in parents]
+    cut, count = len(text) - 1 - len(parents) % 3, len(parents)
+    expected = []
+    for node in range(-1, count):
+        path = [nodes[one] for one in path_to(parents, node)]
+        engine.release(1)
+        expected.append(_run(engine, 1, [*text, *path])[-1])
+    engine.release(1)
+    engine.step([Row(1, 0, text[:cut], 0), Row(2, 0, text[:5], 0)])
+    rows = [Row(1, cut, [*text[cut:], *nodes], count + 1, parents), Row(2, 5, text[5:7], 1)]
+    got = engine.step(rows)[0]
+    _assert_close(
+        np.stack([got.row(i) for i in range(len(got))]), np.stack(expected), tolerance, f"tree {parents}"
+    )
+    principal = principal_length(parents)
+    kept = len(text) + principal
+    if count > principal:
+        _expect(InternalError, engine, [Row(1, kept + 1, text[:1], 1)])
+    for length in (kept, len(text)):  # a token that follows the principal chain, and one instead of it
+        whole = [*text, *nodes[: length - len(text)], text[0]]
+        again = _run(engine, 1, text[:1], past=length)
+        engine.release(3)
+        _assert_close(again, _run(engine, 3, whole)[-1:], tolerance, f"after tree {parents}")
+    for key in (1, 2, 3):
+        engine.release(key)
+
+
+TREES = (
+    (-1,),
+    (-1, 0, 1),
+    (-1, -1),
+    (-1, 0, 1, -1, 3, -1),
+    (-1, 0, 0, 2, 2, -1, 5),
+    (-1, 0, 1, 2, 1, 4, 4, 0, 7, -1, 9, 10, -1),
+)
+"""Shapes `check_trees` runs: chains, siblings, and forks below forks."""
+
+
 def check_random_lives(make_engine: MakeEngine, tolerance: float) -> None:
     """Sessions that come, grow, roll back and go at random keep the right logits and leave nothing behind."""
     engine, fresh = make_engine(ROOM), make_engine(ROOM)
@@ -180,6 +239,7 @@ CHECKS = (
     check_release,
     check_running_out,
     check_impossible_rows,
+    check_trees,
     check_random_lives,
 )
 """Every check, each also usable alone: `check(make_engine, tolerance)`."""

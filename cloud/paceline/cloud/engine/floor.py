@@ -22,6 +22,7 @@ class FloorEngine:
         self.max_context = engine.max_context
         self.capacity_tokens = engine.capacity_tokens
         self.page_size = engine.page_size
+        self.takes_trees = engine.takes_trees
 
     def step(self, rows: Sequence[Row]) -> Sequence[LogitRows]:
         """See `TargetEngine`."""

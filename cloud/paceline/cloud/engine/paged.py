@@ -63,6 +63,7 @@ class PagedEngine:
         if config.attention == "varlen":
             check_varlen(self.layer_shapes, self.page_size, self._device)
         self._uses_varlen = config.attention == "varlen"
+        self.takes_trees = not self._uses_varlen
         self._store = KVStore(self.layer_shapes, self.capacity_tokens, self._device)
         self._lengths: dict[int, int] = {}
         if expected is not None:
@@ -73,12 +74,18 @@ class PagedEngine:
         """One forward over all rows; see `TargetEngine.step`."""
         if not rows:
             return []
-        check_rows(rows, self._lengths, vocab_size=self.vocab_size, max_context=self.max_context)
+        check_rows(
+            rows,
+            self._lengths,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            takes_trees=self.takes_trees,
+        )
         self._make_room(rows)
         try:
             logits = self._forward(self._plan(rows), rows)
             for row in rows:
-                self._lengths[row.key] = row.past_length + len(row.token_ids)
+                self._lengths[row.key] = row.past_length + row.num_kept
         finally:
             for row in rows:
                 if self._lengths[row.key] == 0:
@@ -121,7 +128,7 @@ class PagedEngine:
         slots: list[int] = []
         for row in rows:
             start = self._extents.runs[row.key].start * self.page_size
-            segments.append(Segment(start, row.past_length, len(row.token_ids)))
+            segments.append(Segment(start, row.past_length, len(row.token_ids), row.parents))
             slots.extend(range(start + row.past_length, start + row.past_length + len(row.token_ids)))
         table = block_table(segments, self.page_size, self._device) if self._uses_varlen else None
         return Plan(segments, self._store, torch.tensor(slots, device=self._device), table)
@@ -133,7 +140,7 @@ class PagedEngine:
         wanted: list[int] = []
         for row in rows:
             token_ids.extend(row.token_ids)
-            positions.extend(range(row.past_length, row.past_length + len(row.token_ids)))
+            positions.extend(row.positions)
             wanted.extend(range(len(token_ids) - row.num_logits, len(token_ids)))
         output = self._model(
             input_ids=torch.tensor([token_ids], device=self._device),

@@ -6,6 +6,7 @@ among the keyword arguments that transformers passes through. The function store
 hands each session to torch's `scaled_dot_product_attention`, whose keys are a view of the store. No attention
 is written here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from paceline.cloud.engine.extents import Move
 from paceline.cloud.engine.kernels import EAGER_ARGUMENTS, choose_kernel
 from paceline.cloud.engine.varlen import BlockTable, varlen_attention
 from paceline.common.errors import Incompatible
+from paceline.common.trees import depths
 
 NAME = "paceline_ragged"
 """The attention implementation's name in transformers' registry."""
@@ -70,11 +72,12 @@ class KVStore:
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One session's slice of a step: `count` queries after `past` cached tokens, kept from token slot `start`
-    on."""
+    on. The last of them form a tree if there are `parents`."""
 
     start: int
     past: int
     count: int
+    parents: Sequence[int] = ()
 
 
 View = tuple[int, int, torch.Tensor | None]
@@ -115,9 +118,9 @@ def causal_mask(
 ) -> torch.Tensor | None:
     """Additive mask of a segment, [count, keys] or, for few queries, [sharing * count, keys]; see `Kernel`.
 
-    The last query sees every key. With a window of w, a query at position i sees keys i - w + 1, …, i. Keys
-    before `first_key` are left out. None where no mask is needed: one query, or causal queries with nothing
-    cached.
+    The last query sees every key; in a tree a query sees its ancestors and what comes before the tree. With a window
+    of w, a query at position i sees keys i - w + 1, …, i. Keys before `first_key` are left out. None where no mask is
+    needed: one query, or causal queries with nothing cached.
 
     Args:
         segment: The session's slice.
@@ -126,6 +129,9 @@ def causal_mask(
         like: A tensor of the dtype and device wanted.
     """
     count, keys = segment.count, segment.past + segment.count - first_key(segment, window)
+    if segment.parents:
+        mask = _tree_mask(segment, keys, window, like)
+        return mask.repeat(sharing, 1) if count <= FOLD_LIMIT else mask
     if count == 1 or (keys == count and (window is None or keys <= window)):
         return None
     mask = like.new_zeros(count, keys)
@@ -134,6 +140,23 @@ def causal_mask(
         query = torch.arange(keys - count, keys, device=like.device)[:, None]
         mask.masked_fill_(torch.arange(keys, device=like.device)[None, :] <= query - window, float("-inf"))
     return mask.repeat(sharing, 1) if count <= FOLD_LIMIT else mask
+
+
+def _tree_mask(segment: Segment, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """The mask of a segment that ends in a tree, [count, keys]; see `causal_mask`."""
+    count, parents = segment.count, segment.parents
+    before, cached = count - len(parents), keys - count
+    sees = torch.ones(count, keys, dtype=torch.bool)
+    sees[:, cached:] = torch.eye(count, dtype=torch.bool)
+    sees[:before, cached:] = torch.ones(before, count, dtype=torch.bool).tril()
+    for query, parent in enumerate(parents, before):
+        sees[query, cached:] |= sees[before + parent, cached:]
+    if window is not None:
+        positions = torch.tensor(
+            [*range(cached + before), *(cached + before + one for one in depths(parents))]
+        )
+        sees &= positions[None, :] > positions[cached:, None] - window
+    return like.new_zeros(count, keys).masked_fill_(~sees.to(like.device), float("-inf"))
 
 
 def first_key(segment: Segment, window: int | None) -> int:

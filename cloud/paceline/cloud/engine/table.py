@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from paceline.cloud.engine.base import Row, check_rows
 from paceline.common.errors import Busy, InternalError
-from paceline.common.prefix import Prefix
+from paceline.common.prefix import Prefix, extend_hash
 from paceline.common.sampling.rows import NumpyLogitRows
 from paceline.common.table_model import table_logits
 
 
 class TableEngine:
     """Logits drawn by hashing (seed, prefix, token); see `table_logits`."""
+
+    takes_trees = True
 
     def __init__(
         self,
@@ -102,7 +104,20 @@ class TableEngine:
     def _run(self, row: Row) -> NumpyLogitRows:
         text = self._texts.setdefault(row.key, Prefix())
         text.truncate(row.past_length)
+        if row.parents:
+            return self._run_tree(row, text)
         text.extend(row.token_ids)
         ends = range(len(text) - row.num_logits + 1, len(text) + 1)
         logits = [self._logits(text.hash_at(end)) for end in ends]
+        return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
+
+    def _run_tree(self, row: Row, text: Prefix) -> NumpyLogitRows:
+        num_text = len(row.token_ids) - len(row.parents)
+        text.extend(row.token_ids[:num_text])
+        hashes = [text.hash_at(end) for end in range(row.past_length + 1, len(text) + 1)]
+        for parent, token_id in zip(row.parents, row.token_ids[num_text:], strict=True):
+            hashes.append(extend_hash(hashes[num_text + parent], token_id))
+        text.extend(row.token_ids[num_text : row.num_kept])
+        wanted = hashes[len(hashes) - row.num_logits :]
+        logits = [table_logits(one, self.vocab_size, self.seed, self.spread) for one in wanted]
         return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from paceline.common import trees
 from paceline.common.acceptance.base import AcceptanceRule, Judgement, SeededDice
 from paceline.common.acceptance.match import Match
 from paceline.common.acceptance.rejection import Rejection
@@ -53,9 +54,7 @@ def check_draft(rule: Rule, draft: Draft, vocab_size: int | None = None) -> None
             cure=f"choose drafts by {' or '.join(sorted(accepts))}, or open with rule {Rule.COUPLED}",
         )
     if draft.parents:
-        raise BadDraft(
-            f"rule {rule} judges chains, not trees", field="parents", cure="send one chain per block"
-        )
+        _check_tree(rule, draft)
     if vocab_size is not None and not all(0 <= token_id < vocab_size for token_id in draft.token_ids):
         outside = next(token_id for token_id in draft.token_ids if not 0 <= token_id < vocab_size)
         raise BadDraft(
@@ -64,6 +63,33 @@ def check_draft(rule: Rule, draft: Draft, vocab_size: int | None = None) -> None
             cure="use a draft model with the target's vocabulary",
         )
     _check_laws(draft, vocab_size)
+
+
+def _check_tree(rule: Rule, draft: Draft) -> None:
+    if not RULES[rule].judges_trees:
+        raise BadDraft(
+            f"rule {rule} judges chains, not trees", field="parents", cure="send one chain per block"
+        )
+    wrong = trees.problem(draft.parents, len(draft))
+    if wrong:
+        cure = "send the first path first, then branches, parents before their children"
+        raise BadDraft(wrong, field="parents", cure=cure)
+    if draft.more_follows:
+        raise BadDraft(
+            "more follows, but nothing continues a tree",
+            field="more_follows",
+            cure="send a chain, or no more",
+        )
+    if draft.how is How.SAMPLED:
+        return  # equal draws of two drafters are two chances, each with a law of its own
+    nodes = list(zip(draft.parents, draft.token_ids, strict=True))
+    if len(set(nodes)) != len(nodes):
+        parent, token_id = next(node for node in nodes if nodes.count(node) > 1)
+        raise BadDraft(
+            f"token {token_id} is proposed twice after token {parent} of the tree",
+            field="token_ids",
+            cure="merge equal siblings",
+        )
 
 
 def _check_laws(draft: Draft, vocab_size: int | None) -> None:

@@ -18,6 +18,8 @@ class Judgement:
     next_token_id: int | None
     """The verifier's own token after them; None when a fully accepted rejection block says more follows."""
     next_origin: Origin | None
+    accepted_node: int | None = None
+    """In a tree: index of the last drafted token that stands; None if none does, or for a chain."""
 
 
 class Dice(Protocol):
@@ -32,8 +34,9 @@ class Dice(Protocol):
         """A draw from `law` that the drafter cannot foresee."""
         ...
 
-    def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
-        """True with probability min(1, target_prob / draft_prob), independently of `draw`."""
+    def accepts(self, target_prob: float, draft_prob: float, position: int, sibling: int = 0) -> bool:
+        """True with probability min(1, target_prob / draft_prob), independently of `draw` and of the coins of other
+        siblings; `sibling` counts those a tree offers for this position."""
         ...
 
 
@@ -51,10 +54,10 @@ class SeededDice:
         """See `Dice.draw`."""
         return inverse_cdf(law, uniform(self.seed, position, Purpose.RECOVER))
 
-    def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
+    def accepts(self, target_prob: float, draft_prob: float, position: int, sibling: int = 0) -> bool:
         """See `Dice.accepts`. Strict: a token of target probability 0 is never accepted, even by a coin of
         0."""
-        return uniform(self.seed, position, Purpose.ACCEPT) * draft_prob < target_prob
+        return uniform(self.seed, position, Purpose.ACCEPT, sibling) * draft_prob < target_prob
 
 
 class AcceptanceRule(Protocol):
@@ -71,6 +74,11 @@ class AcceptanceRule(Protocol):
         ...
 
     @property
+    def judges_trees(self) -> bool:
+        """Whether it judges drafts with `parents`; they are refused otherwise."""
+        ...
+
+    @property
     def lossless(self) -> bool:
         """Whether the output law is exactly the target's; such rules are put through the exactness proofs."""
         ...
@@ -80,7 +88,8 @@ class AcceptanceRule(Protocol):
 
         Args:
             draft: The block; token `i` stands at absolute position `draft.base + i`.
-            rows: The target's answer, one row per drafted token and one more for the token after them.
+            rows: The target's answer, one row per drafted token and one more for the token after them; see
+                `TargetRows` for trees.
             dice: Where all randomness comes from.
         """
         ...

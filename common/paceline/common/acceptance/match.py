@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from paceline.common.acceptance.base import Dice, Judgement, follow
 from paceline.common.sampling.rows import TargetRows
 from paceline.common.tokens import Draft, How, Origin, Rule
+from paceline.common.trees import ROOT, siblings
 
 
 def match(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
@@ -29,6 +30,24 @@ def match(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
     return Judgement(length, _own_pick(rows, length, draft.base + length, dice), follow(draft))
 
 
+def match_tree(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
+    """Walk down a tree as long as the verifier's own pick is one of the children; see `match`.
+
+    One pick per position and no coin: which children there are decides only how far the walk goes. On each path this is
+    `match`, so it is lossless for any tree (methods R2: draw once, accept iff it was proposed).
+    """
+    children = siblings(draft.parents)
+    node, depth = ROOT, 0
+    while True:
+        picked = _own_pick(rows, node + 1, draft.base + depth, dice)
+        offered = children.get(node, [])
+        chosen = next((child for child in offered if draft.token_ids[child] == picked), None)
+        if chosen is None:
+            origin = Origin.RECOVERED if offered else Origin.BONUS
+            return Judgement(depth, picked, origin, None if node == ROOT else node)
+        node, depth = chosen, depth + 1
+
+
 def _own_pick(rows: TargetRows, index: int, position: int, dice: Dice) -> int:
     if rows.params.is_greedy:
         return rows.greedy(index)
@@ -44,8 +63,9 @@ class Match:
 
     name: Rule
     accepts: frozenset[How] = frozenset(How)
+    judges_trees: bool = True
     lossless: bool = True
 
     def judge(self, draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
-        """See `match`."""
-        return match(draft, rows, dice)
+        """See `match` and `match_tree`."""
+        return match_tree(draft, rows, dice) if draft.parents else match(draft, rows, dice)

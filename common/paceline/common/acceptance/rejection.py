@@ -8,6 +8,7 @@ from paceline.common.acceptance.base import Dice, Judgement, follow
 from paceline.common.sampling.law import Law, one_hot
 from paceline.common.sampling.rows import TargetRows
 from paceline.common.tokens import Draft, How, Origin, Rule
+from paceline.common.trees import ROOT, siblings
 
 _NO_RESIDUAL = 1e-14
 """A residual that weighs less is rounding noise of two equal laws."""
@@ -67,14 +68,46 @@ def rejection(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
     return Judgement(length, dice.draw(rows.law(length), draft.base + length), follow(draft))
 
 
+def rejection_tree(draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
+    """Walk down a tree; at each node offer its children one after another (methods R4).
+
+    The first child is judged against the target's row, the next against what the refusal of the first left of it:
+    ``target`` becomes ``normalise(max(target - draft, 0))``, with the law of the child refused. Every child has a coin
+    of its own. If all are refused the *recovered* token is drawn from what is left; at a leaf the *bonus* from its row.
+
+    Lossless: yes, if every child was drawn from its law independently of its siblings, and the order of siblings, which
+    is that of the block, does not depend on their values or on who was there first (methods E11).
+    Proved by enumeration in tests/acceptance/test_trees.py.
+    Reference: SpecInfer, arXiv:2305.09781, algorithm 2, with laws that may differ from sibling to sibling.
+    """
+    children = siblings(draft.parents)
+    node, depth = ROOT, 0
+    while True:
+        target, position = rows.law(node + 1), draft.base + depth
+        offered = children.get(node, [])
+        chosen = None
+        for place, child in enumerate(offered):
+            token_id = draft.token_ids[child]
+            law = draft.laws[child].as_law() if draft.laws else one_hot(token_id)
+            if dice.accepts(target.prob(token_id), law.prob(token_id), position, place):
+                chosen = child
+                break
+            target = recovery_law(target, law)
+        if chosen is None:
+            origin = Origin.RECOVERED if offered else Origin.BONUS
+            return Judgement(depth, dice.draw(target, position), origin, None if node == ROOT else node)
+        node, depth = chosen, depth + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Rejection sampling. Shared noise is refused: the draft and the coin would not be independent."""
 
     name: Rule = Rule.REJECTION
     accepts: frozenset[How] = frozenset({How.SAMPLED, How.ONE_HOT})
+    judges_trees: bool = True
     lossless: bool = True
 
     def judge(self, draft: Draft, rows: TargetRows, dice: Dice) -> Judgement:
-        """See `rejection`."""
-        return rejection(draft, rows, dice)
+        """See `rejection` and `rejection_tree`."""
+        return rejection_tree(draft, rows, dice) if draft.parents else rejection(draft, rows, dice)

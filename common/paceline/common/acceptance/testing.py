@@ -24,6 +24,7 @@ from paceline.common.sampling.opinion import QuantisedOpinionRows
 from paceline.common.sampling.quantised import quantise
 from paceline.common.sampling.rows import NumpyLogitRows, TargetRows
 from paceline.common.tokens import Draft, How, Rule, SamplingParams
+from paceline.common.trees import depths, path_to, principal_length, problem, siblings
 
 Outcome = TypeVar("Outcome")
 Option = TypeVar("Option")
@@ -165,7 +166,7 @@ class BranchingDice:
         """See `Dice.draw`."""
         return self._branches.choose(options(law))
 
-    def accepts(self, target_prob: float, draft_prob: float, position: int) -> bool:
+    def accepts(self, target_prob: float, draft_prob: float, position: int, sibling: int = 0) -> bool:
         """See `Dice.accepts`."""
         chance = acceptance_probability(target_prob, draft_prob)
         return self._branches.choose([(True, chance), (False, 1.0 - chance)])
@@ -236,15 +237,66 @@ def propose_relayed(judge: Judge, propose: Propose, model: TableModel, params: S
     return relay
 
 
+def tree_shapes(num_nodes: int) -> list[tuple[int, ...]]:
+    """The parents of every well-formed tree of so many nodes."""
+    candidates = product(*(range(-1, node) for node in range(num_nodes)))
+    return [parents for parents in candidates if not problem(parents, num_nodes)]
+
+
+def propose_tree(
+    models: Sequence[TableModel], params: SamplingParams, parents: Sequence[int], how: How
+) -> Propose:
+    """Trees of one shape.
+
+    Sampled: the child at place `j` is drawn from the quantised law of model `j`, and its siblings independently of it.
+    One-hot: the children are the first model's likeliest tokens. Shared noise: the first child is its pick, the others
+    are the token ids after it.
+    """
+    groups = siblings(parents)
+
+    def propose(branches: Branches, text: Text, length: int) -> Proposal:
+        tokens: list[int] = []
+        laws, coupled = [], []
+        for node, parent in enumerate(parents):
+            before = text + tuple(tokens[one] for one in path_to(parents, parent))
+            place = groups[parent].index(node)
+            if how is How.SAMPLED:
+                laws.append(quantise(models[place % len(models)].law(before, params)))
+                tokens.append(branches.choose(options(laws[-1].as_law())))
+            elif how is How.ONE_HOT:
+                tokens.append(int((-models[0].logits(before)).argsort(kind="stable")[place]))
+            elif place:
+                tokens.append((tokens[groups[parent][0]] + place) % models[0].vocab_size)
+            else:
+                law = models[0].law(before, params)
+                tokens.append(branches.choose(options(law)))
+                coupled += [law] if node < principal_length(parents) else []
+        draft = block(text, tuple(tokens), how, laws=tuple(laws), parents=tuple(parents))
+        return Proposal(draft, tuple(coupled))
+
+    return propose
+
+
 def block(text: Text, tokens: Text, how: How, **rest: object) -> Draft:
     """A draft of `tokens` after `text`."""
     return Draft(len(text), 0, tokens, (1.0,) * len(tokens), how, **rest)  # type: ignore[arg-type]
 
 
+def target_rows(target: TableModel, draft: Draft, params: SamplingParams, text: Text = ()) -> TargetRows:
+    """The target's rows for a chain or a tree after `text`, all of which counts as generated."""
+    if not draft.parents:
+        logits = target.rows(text, draft.token_ids)
+        return TargetRows(logits, params, history_of(text), draft.token_ids)
+    paths = (path_to(draft.parents, node) for node in range(-1, len(draft)))
+    texts = [text + tuple(draft.token_ids[node] for node in path) for path in paths]
+    logits = NumpyLogitRows(np.stack([target.logits(one) for one in texts]))
+    return TargetRows(logits, params, history_of(text), draft.token_ids, draft.parents)
+
+
 def emitted_joint(
     judge: Judge, propose: Propose, target: TableModel, params: SamplingParams, length: int
 ) -> NDArray[np.float64]:
-    """Joint law of the first `length + 1` tokens when one block of up to `length` tokens is judged.
+    """Joint law of the first `length + 1` tokens when one block of up to `length` tokens, or a tree as deep, is judged.
 
     What the block leaves open is continued by the target itself. float64 [vocab] * (length + 1).
     """
@@ -252,7 +304,7 @@ def emitted_joint(
     def run(branches: Branches) -> Text:
         proposal = propose(branches, (), length)
         draft = proposal.draft
-        with TargetRows(target.rows((), draft.token_ids), params, History(), draft.token_ids) as rows:
+        with target_rows(target, draft, params) as rows:
             judgement = judge(draft, rows, BranchingDice(branches, proposal))
         return emitted(draft, judgement)
 
@@ -277,7 +329,8 @@ def target_joint(
 
 def emitted(draft: Draft, judgement: Judgement) -> Text:
     """The tokens a judgement commits."""
-    accepted = draft.token_ids[: judgement.num_accepted]
+    path = draft.path(judgement.num_accepted, judgement.accepted_node)
+    accepted = tuple(draft.token_ids[node] for node in path)
     return accepted if judgement.next_token_id is None else (*accepted, judgement.next_token_id)
 
 
@@ -352,6 +405,21 @@ def check_acceptance_rule(rule: AcceptanceRule, *, vocab_size: int = 3, length: 
             error = exactness_error(rule.judge, propose, target, params, length)
             if error > 1e-12:
                 raise AssertionError(f"rule {rule.name}, drafts by {how}, {params}: off by {error:.3g}")
+        if rule.judges_trees:
+            _check_trees(rule, target, params, seed)
+
+
+TREES = ((-1, -1), (-1, 0, -1, 2), (-1, 0, 0, -1))
+"""Shapes every rule that judges trees is proved on: siblings, two chains, a fork below a fork."""
+
+
+def _check_trees(rule: AcceptanceRule, target: TableModel, params: SamplingParams, seed: int) -> None:
+    models = [TableModel(target.vocab_size, 100 + seed), TableModel(target.vocab_size, 200 + seed)]
+    for parents, how in product(TREES, sorted(rule.accepts)):
+        propose = propose_tree(models, params, parents, how)
+        error = exactness_error(rule.judge, propose, target, params, max(depths(parents)) + 1)
+        if error > 1e-12:
+            raise AssertionError(f"rule {rule.name}, trees {parents} by {how}, {params}: off by {error:.3g}")
 
 
 def proposers(model: TableModel, params: SamplingParams) -> list[tuple[How, Propose]]:

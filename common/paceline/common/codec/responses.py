@@ -88,6 +88,7 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         num_judged=verdict.num_judged,
         filled_token_ids=verdict.filled_token_ids,
         author=verdict.author,
+        accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
     )
 
 
@@ -104,6 +105,7 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         num_judged=message.num_judged,
         filled_token_ids=tuple(message.filled_token_ids),
         author=message.author,
+        accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
     )
 
 

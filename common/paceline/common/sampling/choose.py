@@ -1,6 +1,8 @@
 """The drafter's side: which token to propose, and what to say about how it was chosen."""
 
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,17 @@ class Chooser:
         self._params = params
         self.seed = seed
         self._vocab_size = vocab_size
+        self._sibling = 0
+
+    def for_sibling(self, sibling: int) -> Self:
+        """The same choices for another drafter of the same text: what it draws in private is its own.
+
+        Args:
+            sibling: Its place in the fixed order of the drafters; 0 draws what a lone drafter draws.
+        """
+        other = copy(self)
+        other._sibling = sibling
+        return other
 
     @property
     def how(self) -> How:
@@ -78,7 +91,7 @@ class Chooser:
     def _choose(self, row: NDArray[np.float32], position: int, history: History) -> Choice:
         if self._rule is Rule.REJECTION:
             law = quantise(target_law(row, self._params, history))
-            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT))
+            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT, self._sibling))
             return Choice(token_id, law.prob(token_id), law)
         if self._params.is_greedy:
             return self._greedy(row, history)

@@ -12,6 +12,7 @@ all modulo 2**64: `out(s, n)` is the n-th output (from 0) of the SplitMix64 gene
 
     key(seed, position, purpose)             out(out(out(seed, 0), position), purpose)
     uniform(seed, position, purpose)         (key >> 11) * 2**-53                     in [0, 1)
+    uniform(seed, position, purpose, s)      the same with purpose + 256 * s, for sibling s of a tree draft
     noise(seed, position, token)             out(key(seed, position, NOISE), token)
     exponential(seed, position, token)       -log1p(-v),  v = ((noise >> 12) + 1/2) * 2**-52  in (0, 1)
 
@@ -36,6 +37,7 @@ _U64_30, _U64_27, _U64_31, _U64_12 = np.uint64(30), np.uint64(27), np.uint64(31)
 _EXPONENT_OF_ONE = np.uint64(0x3FF0000000000000)
 _ONE_LESS_HALF_STEP = 1.0 - 2.0**-53
 
+_SIBLING = 256
 _BLOCK = 16_384
 """Tokens hashed at a time: small enough for the cache, large enough to hide the interpreter."""
 _LAZY_FROM = 64
@@ -44,7 +46,7 @@ _LAZY_FROM = 64
 
 class Purpose(IntEnum):
     """What a number is for. Numbers of different purposes are independent; the values are part of the
-    format."""
+    format, and stay below 256."""
 
     NOISE = 0
     """The noise both ends share when picks are coupled."""
@@ -69,14 +71,19 @@ def _out(state: int, index: int) -> int:
     return mix64((state + (index + 1) * _GAMMA) & _MASK)
 
 
-def key(seed: int, position: int, purpose: Purpose) -> int:
+def key(seed: int, position: int, purpose: int) -> int:
     """The 64 random bits of one purpose at one position. `seed` is taken modulo 2**64."""
     return _out(_out(_out(seed & _MASK, 0), position), purpose)
 
 
-def uniform(seed: int, position: int, purpose: Purpose) -> float:
-    """A number in [0, 1) with 53 random bits."""
-    return (key(seed, position, purpose) >> 11) * 2.0**-53
+def uniform(seed: int, position: int, purpose: Purpose, sibling: int = 0) -> float:
+    """A number in [0, 1) with 53 random bits.
+
+    Args:
+        sibling: Place among the siblings that a tree draft offers for this position. Every pair of purpose and
+            sibling has a key of its own, for `key` is one to one in it; sibling 0 has the numbers of a chain.
+    """
+    return (key(seed, position, purpose + _SIBLING * sibling) >> 11) * 2.0**-53
 
 
 def token_uniforms(seed: int, position: int, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from paceline.common.errors import TargetNumerics
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import Law, greedy_token, one_hot, target_law
 from paceline.common.tokens import SamplingParams
+from paceline.common.trees import path_to
 
 
 class LogitRows(Protocol):
@@ -56,19 +57,26 @@ class NumpyLogitRows:
 
 
 class TargetRows:
-    """What the target says at each position of one block: row `i` follows the first `i` drafted tokens.
+    """What the target says at each position of one block: row `i` follows the first `i` drafted tokens. In a tree row 0
+    follows the prefix, and row `i + 1` the path to node `i`.
 
     Draft tokens enter `history` only as rows that need them are read, and leave it at `close` (or the end of
     the `with` block): the history is as before, whatever was judged.
     """
 
     def __init__(
-        self, logits: LogitRows, params: SamplingParams, history: History, draft_token_ids: Sequence[int]
+        self,
+        logits: LogitRows,
+        params: SamplingParams,
+        history: History,
+        draft_token_ids: Sequence[int],
+        parents: Sequence[int] = (),
     ) -> None:
         self.params = params
         self._logits = logits
         self._history = history
         self._draft_token_ids = draft_token_ids
+        self._parents = parents
         self._start = history.num_generated
         self._argmax: NDArray[np.int64] | None = None
 
@@ -102,7 +110,11 @@ class TargetRows:
         return target_law(self._logits.row(index), self.params, self._history_at(index))
 
     def _history_at(self, index: int) -> History:
-        if self.params.has_penalties:
+        if self.params.has_penalties and self._parents:
+            self._history.truncate(self._start)
+            for node in path_to(self._parents, index - 1):
+                self._history.push(self._draft_token_ids[node])
+        elif self.params.has_penalties:
             known = self._history.num_generated - self._start
             for token_id in self._draft_token_ids[known:index]:
                 self._history.push(token_id)

@@ -2,7 +2,8 @@
 
 A block addresses a prefix by length and hash. Relative to the committed text it is either *stale* (it contradicts
 what is committed, or says nothing new), *usable* (it continues the text, or an earlier usable block), or *early* (it
-continues something not there yet). Stale blocks cost a comparison and are dropped without an error.
+continues something not there yet). Stale blocks cost a comparison and are dropped without an error. A tree is usable
+only where it continues the text itself, and alone: nothing is joined to it, and once the text has moved it is stale.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,10 @@ class _Tail:
         token_id: int = self.text[position] if position < committed else self.token_ids[position - committed]
         return token_id
 
+    @property
+    def is_tree(self) -> bool:
+        return bool(self.blocks) and bool(self.blocks[0].parents)
+
     def append(self, block: Draft, start: int, count: int) -> None:
         """Take `count` tokens of a block from its index `start` on."""
         taken = slice(start, start + count)
@@ -59,6 +64,8 @@ class _Tail:
             self.hashes.append(extend_hash(self.hashes[-1], token_id))
 
     def as_draft(self) -> Draft:
+        if self.is_tree:
+            return self.blocks[0].leading(len(self.token_ids))
         last = self.blocks[-1]
         return Draft(
             base=len(self.text),
@@ -75,7 +82,7 @@ def merge(text: Prefix, blocks: Sequence[Draft], max_tokens: int) -> Merged:
     """Chain the usable blocks on top of `text`, at most `max_tokens` tokens in all.
 
     Blocks chain only while they were chosen the same way, so that one rule can judge the result. A block cut by
-    `max_tokens` is not reported as used; what is left of it may be used later.
+    `max_tokens` is not reported as used; what is left of it may be used later. Of a tree that is cut nothing is.
     """
     tail, used, stale = _Tail(text), [], []
     how: How | None = None
@@ -88,7 +95,7 @@ def merge(text: Prefix, blocks: Sequence[Draft], max_tokens: int) -> Merged:
             taken = min(fresh, max_tokens - len(tail.token_ids))
             tail.append(block, verdict, taken)
             how = block.how
-            if taken == fresh:
+            if taken == fresh or block.parents:
                 used.append(index)
     return Merged(tail.as_draft() if tail.blocks else None, tuple(used), tuple(stale))
 
@@ -96,6 +103,8 @@ def merge(text: Prefix, blocks: Sequence[Draft], max_tokens: int) -> Merged:
 def _fit(tail: _Tail, block: Draft) -> int | None:
     """How many of a block's tokens stand in the tail already; None if it is stale, -1 if it is early."""
     committed = len(tail.text)
+    if block.parents or tail.is_tree:
+        return _fit_alone(tail, block)
     if block.base > tail.end:
         return -1
     if tail.hash_at(block.base) != block.prefix_hash:
@@ -107,6 +116,18 @@ def _fit(tail: _Tail, block: Draft) -> int | None:
     if block.base + len(block) <= committed and not _asks_for_a_step(block, committed):
         return None
     return known if block.base + len(block) >= tail.end else -1
+
+
+def _fit_alone(tail: _Tail, block: Draft) -> int | None:
+    """The same beside a tree, or for one: whatever is there already, nothing is joined to it."""
+    committed = len(tail.text)
+    if not block.parents:
+        return None if _fit(_Tail(tail.text), block) is None else -1
+    if block.base > committed:
+        return -1
+    if block.base < committed or block.prefix_hash != tail.hashes[0]:
+        return None
+    return -1 if tail.blocks else 0
 
 
 def _asks_for_a_step(block: Draft, committed: int) -> bool:
@@ -152,10 +173,13 @@ class DeadEnds:
 
 
 def _leads_to(block: Draft, length: int) -> Iterator[tuple[int, int]]:
-    """Prefixes longer than `length` that end within a block. One that only repeats the text has none."""
+    """Prefixes longer than `length` that end within a block. One that only repeats the text has none; nor has a tree,
+    which is stale as soon as the text has moved, whether it was right or not."""
     prefix_hash = block.prefix_hash
     if block.base > length:
         yield block.base, prefix_hash
+    if block.parents:
+        return
     for end, token_id in enumerate(block.token_ids, block.base + 1):
         prefix_hash = extend_hash(prefix_hash, token_id)
         if end > length:

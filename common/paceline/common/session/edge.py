@@ -140,6 +140,7 @@ class EdgeSession:
         laws: Sequence[QuantisedLaw] = (),
         *,
         base_hash: int | None = None,
+        parents: Sequence[int] = (),
         more_follows: bool = False,
     ) -> Draft:
         """Wrap drafted tokens into a block and remember it as in flight.
@@ -147,6 +148,9 @@ class EdgeSession:
         Args:
             base: absolute position of the first token.
             base_hash: hash of the prefix it continues; may be left out if that prefix is known.
+            parents: of a tree; see `Draft.parents`.
+        Raises:
+            ValueError: another tree continues the same text already: a verdict could not say which of them it means.
         """
         draft = Draft(
             base=base,
@@ -155,8 +159,11 @@ class EdgeSession:
             draft_probs=tuple(draft_probs),
             how=how,
             laws=tuple(laws),
+            parents=tuple(parents),
             more_follows=more_follows,
         )
+        if draft.parents and any(sent.base == base and sent != draft for sent in self._trees()):
+            raise ValueError(f"a second tree at {base} while the first is in flight")
         self._in_flight.append(draft)
         self._sent += 1
         return draft
@@ -284,7 +291,7 @@ class EdgeSession:
     def _committed_by(self, verdict: Verdict) -> tuple[_TokenIds, _By]:
         """Known tokens first, then drafted ones, then the verifier's own."""
         known = tuple(self.known[verdict.base : verdict.base + verdict.num_accepted])
-        drafted = self._drafted_tokens(verdict.num_accepted - len(known))
+        drafted = self._drafted_tokens(verdict.num_accepted - len(known), verdict.accepted_node)
         own_ids, own_by = self._written_by(verdict, verdict.filled_token_ids)
         by = tuple(self._by[at] for at in range(verdict.base, verdict.base + len(known)))
         return self._checked(verdict, (*known, *drafted, *own_ids), (*by, *_accepted(len(drafted)), *own_by))
@@ -328,15 +335,37 @@ class EdgeSession:
         if follows_stop or any(token_id in stop_token_ids for token_id in token_ids[:-1]):
             raise BadReply(f"{len(token_ids)} tokens of which some follow a stop token", field="verdict")
 
-    def _drafted_tokens(self, num_accepted: int) -> tuple[int, ...]:
+    def _trees(self) -> list[Draft]:
+        return [block for block in self._in_flight if block.parents]
+
+    def _drafted_tokens(self, num_accepted: int, accepted_node: int | None) -> tuple[int, ...]:
+        if accepted_node is not None:
+            return self._path_to(accepted_node, num_accepted)
         if num_accepted == 0:
             return ()
-        draft = merge(self.known, self._in_flight, max_tokens=num_accepted).draft
+        chains = [block for block in self._in_flight if not block.parents]
+        draft = merge(self.known, chains, max_tokens=num_accepted).draft
         if draft is None or len(draft) < num_accepted:
             raise BadReply(
                 f"{num_accepted} tokens accepted, {len(draft) if draft else 0} drafted", field="num_accepted"
             )
         return draft.token_ids
+
+    def _path_to(self, accepted_node: int, num_accepted: int) -> tuple[int, ...]:
+        """The tokens a verdict about a tree accepts: node and number must agree, and the tree must have been sent."""
+        tree = merge(self.known, self._trees(), max_tokens=accepted_node + 1).draft
+        if tree is None or accepted_node >= len(tree):
+            raise BadReply(
+                f"token {accepted_node} of a tree accepted, {len(tree) if tree else 0} drafted",
+                field="accepted_node",
+            )
+        path = tree.path(num_accepted, accepted_node)
+        if len(path) != num_accepted:
+            raise BadReply(
+                f"{num_accepted} tokens accepted, but token {accepted_node} is the end of {len(path)}",
+                field="accepted_node",
+            )
+        return tuple(tree.token_ids[node] for node in path)
 
     def _settle(self, blocks_settled: int) -> None:
         self._settled = max(self._settled, min(blocks_settled, self._sent))

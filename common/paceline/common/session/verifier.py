@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 from paceline.common.acceptance import Judgement, judge
 from paceline.common.errors import BadDraft, Busy
-from paceline.common.messages import FillPolicy, Finished, HopReport, Open, Opened, ServerMessage
+from paceline.common.messages import Feature, FillPolicy, Finished, HopReport, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
 from paceline.common.sampling.quantised import QuantisedLaw
@@ -57,6 +57,11 @@ class Work:
         """Rows of logits wanted, for the last tokens of `token_ids`."""
         return 0 if self.draft is None else len(self.draft) + 1
 
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Of the last tokens of `token_ids`, where the draft is a tree."""
+        return () if self.draft is None else self.draft.parents
+
 
 class VerifierSession:
     """One generation as the verifier sees it.
@@ -81,6 +86,7 @@ class VerifierSession:
         self.stop_token_ids = frozenset(request.stop_token_ids) | (
             frozenset() if request.ignore_eos else frozenset(limits.eos_token_ids)
         )
+        self.features = request.features & limits.features
         self.end = len(request.prompt_token_ids) + request.max_new_tokens
         self.report = HopReport()
         """What was done for this text."""
@@ -101,7 +107,7 @@ class VerifierSession:
             max_blocks_in_flight=self.limits.max_blocks_in_flight,
             committed_length=len(self.text),
             stop_token_ids=tuple(sorted(self.stop_token_ids)),
-            features=self.request.features & self.limits.features,
+            features=self.features,
             verify_fixed_s=verify_fixed_s,
             verify_per_token_s=verify_per_token_s,
         )
@@ -122,12 +128,21 @@ class VerifierSession:
                 cure="wait for verdicts",
             )
         try:
+            self._check_features(draft)
             check_draft(draft, self.request.rule, self.limits)
         except BadDraft:
             self._settled += 1
             raise
         self._waiting.append(draft)
         return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+
+    def _check_features(self, draft: Draft) -> None:
+        if draft.parents and Feature.TREE not in self.features:
+            raise BadDraft(
+                f"a tree of {len(draft)} tokens, but trees were not agreed on",
+                field="parents",
+                cure="name the feature in open; where the verifier does not, send chains",
+            )
 
     def on_unreadable_draft(self) -> None:
         """A block came that is malformed beyond reading; its credit goes back."""
@@ -258,9 +273,9 @@ class VerifierSession:
             TargetNumerics: the target produced NaN or infinity.
         """
         assert work.draft is not None, "a prefill chunk is not judged"
-        request = self.request
-        with TargetRows(logits, request.sampling, self.history, work.draft.token_ids) as rows:
-            return judge(request.rule, work.draft, rows, request.seed)
+        request, draft = self.request, work.draft
+        with TargetRows(logits, request.sampling, self.history, draft.token_ids, draft.parents) as rows:
+            return judge(request.rule, draft, rows, request.seed)
 
     def on_judged(
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
@@ -272,12 +287,15 @@ class VerifierSession:
         if work.draft.base != base:  # judged twice, or planned before another result was committed
             return []
         num_accepted, next_token_id, next_origin = self._until_stop(work.draft, judgement)
-        accepted = work.draft.token_ids[:num_accepted]
+        path = work.draft.path(judgement.num_accepted, judgement.accepted_node)[:num_accepted]
+        accepted = tuple(work.draft.token_ids[node] for node in path)
         for token_id in accepted if next_token_id is None else (*accepted, next_token_id):
             self.text.append(token_id)
             self.history.push(token_id)
         # The last token is always run again with what follows: its row of logits judges the next draft's first token.
-        self._cached = min(base + num_accepted, len(self.text) - 1)
+        # So is what stands of a tree off its first path: it does not lie where the text wants it.
+        num_in_place = sum(node == index for index, node in enumerate(path))
+        self._cached = min(base + num_in_place, len(self.text) - 1)
         self._fills_in_row = self._fills_in_row + 1 if work.is_own else 0
         self._drop_stale()
         self._tally(work, num_accepted, len(self.text) - base, verify_s)
@@ -291,6 +309,7 @@ class VerifierSession:
             queue_s=queue_s,
             num_judged=0 if work.is_own else len(work.draft),
             filled_token_ids=accepted if work.is_own else (),
+            accepted_node=path[-1] if work.draft.parents and path else None,
         )
         return [verdict, *self._finish_if_complete()]
 
@@ -307,8 +326,9 @@ class VerifierSession:
 
     def _until_stop(self, draft: Draft, judgement: Judgement) -> tuple[int, int | None, Origin | None]:
         """A text ends with its first stop token; nothing after it is committed (methods E5)."""
-        for index, token_id in enumerate(draft.token_ids[: judgement.num_accepted]):
-            if token_id in self.stop_token_ids:
+        path = draft.path(judgement.num_accepted, judgement.accepted_node)
+        for index, node in enumerate(path):
+            if draft.token_ids[node] in self.stop_token_ids:
                 return index + 1, None, None
         return judgement.num_accepted, judgement.next_token_id, judgement.next_origin
 
