@@ -1,0 +1,109 @@
+"""`${NAME}` and `${NAME:-default}` in the texts of a document, and the care that what they stand for is never shown.
+
+References are replaced after the YAML is parsed, in values that are text and nowhere else: what a variable holds can
+neither add a key nor become a number. `$${` stands for a plain `${`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
+from typing import Any, NamedTuple
+
+from paceline.common.config.errors import Path
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
+_LONGEST_FRAGMENT = 3
+"""Characters of a value that a message may happen to share with it."""
+
+Fail = Callable[[Path, str, str], Exception]
+"""Makes the error about a path, from message and cure."""
+
+
+class Secret(NamedTuple):
+    """What the environment put into a document."""
+
+    value: str
+    reference: str
+    """As it may be shown: `${NAME}`."""
+
+
+class Substituted(NamedTuple):
+    """A document's value with every reference replaced."""
+
+    value: dict[str, Any]
+    written: Mapping[Path, str]
+    """Texts that held a reference, as they stand in the file."""
+    secrets: tuple[Secret, ...]
+
+
+def substitute(value: dict[str, Any], environment: Mapping[str, str], fail: Fail) -> Substituted:
+    """Replace the references in every text.
+
+    Args:
+        value: plain data, as parsed.
+        environment: what names stand for.
+        fail: makes the error to raise about a reference that is malformed, or whose variable is not set.
+    """
+    written: dict[Path, str] = {}
+    secrets: set[Secret] = set()
+
+    def replaced(text: str, path: Path) -> str:
+        def stand_in(match: re.Match[str]) -> str:
+            if match[0] == "$${":
+                return "${"
+            name, default = match[1], match[2]
+            if name is None:
+                raise fail(
+                    path,
+                    f"{match[0]!r:.60} is no reference",
+                    "${NAME} or ${NAME:-default}; $${ for a plain ${",
+                )
+            held = environment.get(name)
+            if default is not None and not held:
+                return default
+            if held is None:
+                raise fail(
+                    path,
+                    f"the environment variable {name} is not set",
+                    f"set it, or write ${{{name}:-default}}",
+                )
+            if not held.isprintable():
+                raise fail(path, f"the environment variable {name} holds a broken character", "set it anew")
+            secrets.add(Secret(held, f"${{{name}}}"))
+            return held
+
+        result = _REFERENCE.sub(stand_in, text)
+        if result != text:
+            written[path] = text
+        return result
+
+    def walk(item: Any, path: Path) -> Any:
+        if isinstance(item, str):
+            return replaced(item, path)
+        if isinstance(item, dict):
+            return {key: walk(one, (*path, key)) for key, one in item.items()}
+        if isinstance(item, list):
+            return [walk(one, (*path, index)) for index, one in enumerate(item)]
+        return item
+
+    return Substituted(walk(value, ()), written, tuple(sorted(secrets, key=lambda one: -len(one.value))))
+
+
+def redact(text: str, secrets: tuple[Secret, ...]) -> str:
+    """The text with references in place of what they stand for, whole or in part."""
+    for secret in secrets:
+        if len(secret.value) > _LONGEST_FRAGMENT:
+            text = _without_fragments(text, secret)
+        elif secret.value:
+            alone = rf"(?<!\w){re.escape(secret.value)}(?!\w)"
+            text = re.sub(alone, secret.reference, text)
+    return text
+
+
+def _without_fragments(text: str, secret: Secret) -> str:
+    """Messages cut long values short and quote parts of them: whatever run of characters both share goes."""
+    match = SequenceMatcher(None, text, secret.value, autojunk=False).find_longest_match()
+    if match.size <= _LONGEST_FRAGMENT:
+        return text
+    before, after = text[: match.a], text[match.a + match.size :]
+    return f"{_without_fragments(before, secret)}{secret.reference}{_without_fragments(after, secret)}"
