@@ -2,20 +2,21 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from paceline.cli import batch, show
+from paceline.cli.from_file import drafter_options, sampling_of_file, take_first_hop
 from paceline.cli.inputs import checked_text, read_prompt
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
-from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.first_reachable import connect_to
 from paceline.common.messages import FillPolicy
 from paceline.common.speed.objective import Objective
 from paceline.common.tokens import Rule, SamplingParams
@@ -29,8 +30,22 @@ app = typer.Typer(
 )
 
 Verifier = Annotated[
-    str, typer.Option(help="HOST:PORT of the verifier. Mode local needs none.", envvar="PACELINE_VERIFIER")
+    list[str],
+    typer.Option(
+        help="HOST:PORT of the verifier; repeat for alternatives, the best first. Mode local needs none.",
+        envvar="PACELINE_VERIFIER",
+    ),
 ]
+TopologyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Take what the first hop of this file says as defaults: drafter, sampling, rule, verifier.",
+        envvar="PACELINE_TOPOLOGY",
+        callback=take_first_hop,
+        is_eager=True,
+    ),
+]
+_LOOPBACK = ["127.0.0.1:7443"]
 DraftModel = Annotated[
     str | None,
     typer.Option(
@@ -138,8 +153,10 @@ DraftThreads = Annotated[
 
 @app.command("generate")
 def generate(
+    ctx: typer.Context,
     source: Annotated[str | None, typer.Argument(help="- reads the prompt from standard input.")] = None,
-    verifier: Verifier = "127.0.0.1:7443",
+    topology: TopologyFile = None,
+    verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
@@ -205,19 +222,22 @@ def generate(
         provisional=provisional,
     )
     _check(template)
-    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
-    address = None if mode == "local" else verifier
+    options = drafter_options(ctx, drafter)
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, options)
+    addresses = () if mode == "local" else verifier
     if text is not None:
         look = show.Look(as_json=as_json, explain=explain)
-        asyncio.run(_generate_one(client(address, model), model, template, text, mode, look))
+        asyncio.run(_generate_one(client(addresses, model), model, template, text, mode, look))
     elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
-        asyncio.run(batch.run(job, client(address, model), model.tokenizer))
+        asyncio.run(batch.run(job, client(addresses, model), model.tokenizer))
 
 
 @app.command("chat")
 def chat(
-    verifier: Verifier = "127.0.0.1:7443",
+    ctx: typer.Context,
+    topology: TopologyFile = None,
+    verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
@@ -230,13 +250,15 @@ def chat(
     provisional: Provisional = False,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
+    draft_device: DraftDevice = "cpu",
+    draft_threads: DraftThreads = 1,
 ) -> None:
     """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
     check_mode(mode)
     template = GenerationRequest(
         prompt_token_ids=(),
         max_new_tokens=max_new_tokens,
-        sampling=SamplingParams(temperature=temperature, top_p=top_p),
+        sampling=replace(sampling_of_file(ctx), temperature=temperature, top_p=top_p),
         rule=parse_rule(rule),
         seed=seed,
         num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
@@ -244,13 +266,20 @@ def chat(
         provisional=provisional,
     )
     _check(template)
-    model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
-    address = None if mode == "local" else verifier
-    _chat(client(address, model), model, template, mode)
+    options = drafter_options(ctx, drafter)
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, options)
+    addresses = () if mode == "local" else verifier
+    _chat(client(addresses, model), model, template, mode)
 
 
 def load_edge(
-    draft_model: str | None, drafter: str, tokenizer: str | None, mode: str, device: str, threads: int
+    draft_model: str | None,
+    drafter: str,
+    tokenizer: str | None,
+    mode: str,
+    device: str,
+    threads: int,
+    options: Mapping[str, Any] | None = None,
 ) -> EdgeModel:
     """The drafter and tokenizer a command asked for; progress goes to stderr."""
     console = Console(stderr=True)
@@ -261,14 +290,15 @@ def load_edge(
         drafts=mode != "cloud",
         device=device,
         num_threads=threads,
+        options=options,
         progress=lambda line: console.print(line, style="dim"),
     )
 
 
-def client(verifier: str | None, model: EdgeModel) -> Client:
-    """A client for a verifier (None: only mode local)."""
+def client(addresses: Sequence[str], model: EdgeModel) -> Client:
+    """A client for the verifier at these addresses, the best first (none: only mode local)."""
     return Client(
-        GrpcHop(verifier) if verifier is not None else None,
+        connect_to(addresses) if addresses else None,
         model.drafter,
         tokenizer_fingerprint=model.tokenizer.fingerprint,
         eos_token_ids=model.eos_token_ids,

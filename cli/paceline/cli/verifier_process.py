@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from paceline.cli.cloud import READY_PREFIX
+from paceline.cli.serving import READY_PREFIX
 from paceline.common.errors import Unreachable
 
 START_TIMEOUT_S = 120.0
@@ -50,9 +50,8 @@ def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator
 
 def _environment() -> dict[str, str]:
     """The same environment, without settings meant for a verifier of the user's own."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("PACELINE_LISTEN", "PACELINE_MODEL")
-    }
+    own = {f"PACELINE_{name}" for name in ("LISTEN", "MODEL", "TOPOLOGY", "HOP")}
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:

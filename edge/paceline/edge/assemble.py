@@ -1,7 +1,7 @@
 """From the names a user gives to a drafter and a tokenizer that are ready to work."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def assemble(
     precision: Any = None,
     device: str = "cpu",
     num_threads: int = 1,
+    options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EdgeModel:
     """Load the drafter and the tokenizer.
@@ -46,6 +47,7 @@ def assemble(
         precision: of the ONNX export; None takes what is there.
         device: where the torch drafter runs.
         num_threads: cores the draft model may use.
+        options: further keyword arguments of the drafter.
         progress: told before anything slow begins.
     Raises:
         InvalidRequest: something is missing or unreadable.
@@ -58,13 +60,13 @@ def assemble(
     folder = Path(draft_model) if draft_model is not None else None
     if folder is not None and not folder.is_dir():
         raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
-    options: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if kind in _NEEDS_MODEL:
-        options = {"model": folder, "num_threads": num_threads}
-        options |= {"device": device} if kind == "torch" else {"precision": precision, "progress": progress}
+        arguments = {"model": folder, "num_threads": num_threads}
+        arguments |= {"device": device} if kind == "torch" else {"precision": precision, "progress": progress}
     return EdgeModel(
         tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
-        drafter=_load(kind, options) if drafts else None,
+        drafter=_load(kind, {**arguments, **(options or {})}) if drafts else None,
         eos_token_ids=_eos(folder) if folder is not None else (),
     )
 
