@@ -162,6 +162,7 @@ def test_the_environment_fills_texts(sound: str) -> None:
     ]
     assert topology.written(("hops", 0, "drafter", "model")) == "${PLACE}/pico"
     assert topology.written(("hops", 0, "name")) is None
+    assert topology.written(("hops", 1, "target", "model")) is None, "a default is in the file for all to see"
 
 
 def test_the_environment_makes_no_structure(sound: str) -> None:

@@ -32,7 +32,7 @@ class Substituted(NamedTuple):
 
     value: dict[str, Any]
     written: Mapping[Path, str]
-    """Texts that held a reference, as they stand in the file."""
+    """Texts that took something from the environment, as they stand in the file."""
     secrets: tuple[Secret, ...]
 
 
@@ -51,31 +51,14 @@ def substitute(value: dict[str, Any], environment: Mapping[str, str], fail: Fail
         def stand_in(match: re.Match[str]) -> str:
             if match[0] == "$${":
                 return "${"
-            name, default = match[1], match[2]
-            if name is None:
-                raise fail(
-                    path,
-                    f"{match[0]!r:.60} is no reference",
-                    "${NAME} or ${NAME:-default}; $${ for a plain ${",
-                )
-            held = environment.get(name)
-            if default is not None and not held:
-                return default
-            if held is None:
-                raise fail(
-                    path,
-                    f"the environment variable {name} is not set",
-                    f"set it, or write ${{{name}:-default}}",
-                )
-            if not held.isprintable():
-                raise fail(path, f"the environment variable {name} holds a broken character", "set it anew")
-            secrets.add(Secret(held, f"${{{name}}}"))
-            return held
+            found = _look_up(match, environment, lambda message, cure: fail(path, message, cure))
+            if isinstance(found, Secret):
+                secrets.add(found)
+                written[path] = text
+                return found.value
+            return found
 
-        result = _REFERENCE.sub(stand_in, text)
-        if result != text:
-            written[path] = text
-        return result
+        return _REFERENCE.sub(stand_in, text)
 
     def walk(item: Any, path: Path) -> Any:
         if isinstance(item, str):
@@ -87,6 +70,23 @@ def substitute(value: dict[str, Any], environment: Mapping[str, str], fail: Fail
         return item
 
     return Substituted(walk(value, ()), written, tuple(sorted(secrets, key=lambda one: -len(one.value))))
+
+
+def _look_up(
+    match: re.Match[str], environment: Mapping[str, str], fail: Callable[[str, str], Exception]
+) -> Secret | str:
+    """What a reference stands for: a variable's value, or the default in the file."""
+    name, default = match[1], match[2]
+    if name is None:
+        raise fail(f"{match[0]!r:.60} is no reference", "${NAME} or ${NAME:-default}; $${ for a plain ${")
+    held = environment.get(name)
+    if default is not None and not held:
+        return str(default)
+    if held is None:
+        raise fail(f"the environment variable {name} is not set", f"set it, or write ${{{name}:-default}}")
+    if not held.isprintable():
+        raise fail(f"the environment variable {name} holds a broken character", "set it anew")
+    return Secret(held, f"${{{name}}}")
 
 
 def redact(text: str, secrets: tuple[Secret, ...]) -> str:
