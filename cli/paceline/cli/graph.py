@@ -92,14 +92,11 @@ def _label(topology: "Topology", index: int) -> list[str]:
 
 def _ways(topology: "Topology") -> list[tuple[int, int, str]]:
     """Every hop to the next, and past optional ones to those beyond."""
-    ways = []
-    for lower in range(len(topology.hops) - 1):
-        upper = lower + 1
-        ways.append((lower, upper, _round_trip(topology, lower).strip()))
-        while topology.hops[upper].optional:
-            upper += 1
-            ways.append((lower, upper, ""))
-    return ways
+    return [
+        (lower, upper, _round_trip(topology, lower).strip() if upper == lower + 1 else "")
+        for lower in range(len(topology.hops))
+        for upper in topology.above(lower)
+    ]
 
 
 def _round_trip(topology: "Topology", index: int) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from paceline.cli.graph import graph
 from paceline.cli.plan import plan
+from paceline.cli.up import up
 from paceline.cli.written import (
     shown_addresses,
     shown_listen,
@@ -69,6 +70,7 @@ def schema() -> None:
 
 app.command("graph")(graph)
 app.command("plan")(plan)
+app.command("up", context_settings={"allow_extra_args": True})(up)
 
 
 def notes(topology: "Topology") -> list[str]:

@@ -255,18 +255,24 @@ class Topology(_Section):
         """Address where hop `index` reaches the next one; None for the last."""
         return next(iter(self.upstreams_of(index)), None)
 
+    def above(self, index: int) -> tuple[int, ...]:
+        """Places of the hops that hop `index` may draft for, the best first: the next one and, while that is optional,
+        the one after it."""
+        places = list(range(index + 1, min(index + 2, len(self.hops))))
+        while places and self.hops[places[-1]].optional:
+            places.append(places[-1] + 1)
+        return tuple(places)
+
     def upstreams_of(self, index: int) -> tuple[str, ...]:
-        """Addresses hop `index` may connect to, in order of preference: those it states, else the next hop's and, while
-        that hop is optional, those of the one after it."""
-        following = index + 1
-        if following >= len(self.hops):
-            return ()
-        stated = self.hops[index].upstream or (self.hops[following].name,)
-        addresses = [self._address(one) for one in stated]
-        while len(stated) == 1 and self.hops[following].optional:
-            addresses += self.upstreams_of(following)[:1]
-            following += 1
-        return tuple(dict.fromkeys(addresses))
+        """Addresses hop `index` may connect to, the best first: several where it states several, else those of the hops
+        above, each as the hop below it sees it."""
+        stated = self.hops[index].upstream or ()
+        above = self.above(index)
+        if len(stated) > 1:
+            return tuple(map(self._address, stated))
+        first = [self._address(one) for one in stated or [self.hops[place].name for place in above[:1]]]
+        beyond = [one for place in above[1:] for one in self.upstreams_of(place - 1)[:1]]
+        return tuple(dict.fromkeys(first + beyond))
 
     def _address(self, upstream: str) -> str:
         index = self.index_of(upstream)
