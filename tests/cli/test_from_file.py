@@ -218,3 +218,21 @@ def test_a_file_without_anybody_who_asks_is_refused(inline: Any, tmp_path: Path)
     file = tmp_path / "alone.yaml"
     file.write_text("version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]\n")
     inline("edge", "generate", "--topology", file, "--prompt", "a").complains("topology", "asks for texts")
+
+
+def test_an_error_while_serving_does_not_show_what_came_from_the_environment(
+    inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model folder that is not there, an address nobody answers at: the reference is named instead."""
+    monkeypatch.setenv("WHERE", "/vault/of/models")
+    monkeypatch.setenv("CLOUD", "127.0.0.1:9")
+    file = tmp_path / "chain.yaml"
+    file.write_text(
+        "version: 1\nhops:\n  - {name: phone, upstream: '${CLOUD}', drafter: {kind: onnx, model: '${WHERE}'}}\n"
+        "  - {name: cloud, listen: '127.0.0.1:7', target: {model: '${WHERE}/base'}}\n"
+    )
+    served = inline("cloud", "serve", "--topology", file, "--listen", "127.0.0.1:0")
+    asked = inline("edge", "generate", "--topology", file, "--prompt", "a")
+
+    served.complains("no such model directory: ${WHERE}")
+    asked.complains("there is no model folder ${WHERE}")

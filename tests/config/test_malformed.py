@@ -245,7 +245,7 @@ CASES = (
         "scheme", "0.0.0.0:7444", "http://metro:7444", 10, "hops[1].listen", "is not HOST:PORT", "no scheme"
     ),
     Case("bare-ipv6", "0.0.0.0:7444", "::1:7444", 10, "hops[1].listen", "is not HOST:PORT", "brackets"),
-    Case("bad-ipv6", "0.0.0.0:7444", "'[::g]:7444'", 10, "hops[1].listen", "not an IPv6", "[::1]"),
+    Case("bad-ipv6", "0.0.0.0:7444", "'[::g]:7444'", 10, "hops[1].listen", "not an IPv6 address", "[::1]"),
     Case(
         "any-upstream",
         "upstream: metro",

@@ -10,6 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paceline.cli.expectations import expected
+from paceline.cli.reference import key_reference
 from paceline.common.config import (
     TopologyError,
     fingerprint_of,
@@ -51,6 +53,22 @@ def test_the_committed_schema_is_the_current_one() -> None:
     committed = json.loads((TOPOLOGIES / "schema.json").read_text())
 
     assert committed == topology_schema()
+
+
+def test_the_key_reference_is_the_current_one() -> None:
+    """docs/topology-keys.md is what `paceline topology schema --markdown` prints; it has every key."""
+    committed = (TOPOLOGIES.parents[1] / "docs" / "topology-keys.md").read_text(encoding="utf-8")
+    schema = topology_schema()
+    sections = [schema, *(one for one in schema["$defs"].values() if "properties" in one)]
+
+    assert committed == key_reference(schema) + "\n"
+    assert all(f"| `{key}` |" in committed for section in sections for key in section["properties"])
+
+
+def test_every_shipped_topology_can_be_planned() -> None:
+    """Each file has the figures a plan needs: nothing is assumed."""
+    for file in SHIPPED:
+        assert expected(load_topology(file), {}, ()).assumed == []
 
 
 def test_the_schema_refuses_an_unknown_key() -> None:
@@ -177,7 +195,7 @@ def test_the_environment_makes_no_structure(sound: str) -> None:
 @given(value=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=4, max_size=90))
 @settings(deadline=None, max_examples=60)
 def test_no_error_shows_what_a_variable_holds(value: str) -> None:
-    """Whatever is wrong with a value from the environment, four characters of it in a row are not in the message."""
+    """Whatever is wrong with a value from the environment, no eight characters of it in a row are in the message."""
     for text in (
         "version: 1\nhops: [{name: '${X}', drafter: {kind: '${X}'}}]",
         "version: 1\nhops: [{name: a, upstream: '${X}'}, {name: b, listen: 'h:1', target: {kind: '${X}'}}]",
@@ -186,12 +204,10 @@ def test_no_error_shows_what_a_variable_holds(value: str) -> None:
     ):
         with pytest.raises(TopologyError) as caught:
             parse_topology(text.encode(), "f", environment={"X": value})
-        # The cure names known words only; a value that is one of them was not the fault.
-        shown = caught.value.message.replace("${X}", "\0")
-        innocent = _message_about_another_value(text)
-        assert not any(
-            value[at : at + 4] in shown and value[at : at + 4] not in innocent for at in range(len(value) - 3)
-        )
+        shown, innocent = caught.value.message, _message_about_another_value(text)
+        size = min(len(value), 8)
+        parts = {value[at : at + size] for at in range(len(value) - size + 1)}
+        assert not [part for part in parts if part in shown.replace("${X}", "\0") and part not in innocent]
 
 
 def _message_about_another_value(text: str) -> str:
@@ -308,6 +324,14 @@ def test_a_topology_s_ngram_drafter_loads() -> None:
     options = {key: getattr(section, key) for key in DRAFTER_OPTIONS[section.kind]}
 
     assert load_drafter(section.kind, options).name == "ngram"
+
+
+def test_a_key_no_terminal_can_show_is_left_out_of_the_line() -> None:
+    """A misspelt key is quoted as far as it is printable."""
+    with pytest.raises(TopologyError) as caught:
+        parse_topology("rule\U00011d99: x".encode(), "x.yaml")
+
+    assert str(caught.value).isprintable()
 
 
 @given(text=st.text(max_size=200))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from paceline.cli.serving import Serving
+from paceline.cli.written import open_topology
 from paceline.common.errors import InvalidRequest
 from paceline.common.tokens import SamplingParams
 
@@ -40,9 +41,7 @@ def take_hop(ctx: typer.Context, name: str | None) -> str | None:
 def take_first_hop(ctx: typer.Context, file: Path | None) -> Path | None:
     """Callback of an edge command's --topology."""
     if file is not None:
-        from paceline.common.config import load_topology
-
-        topology = load_topology(file)
+        topology = open_topology(file)
         ctx.meta[_CHAIN] = (topology, 0)
         ctx.default_map = edge_defaults(topology, file)
     return file
@@ -56,9 +55,7 @@ def _take_serving(ctx: typer.Context) -> None:
         if name is not None:
             raise InvalidRequest(f"{name!r} of which file?", field="hop", cure="add --topology FILE")
         return
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     index = _serving_hop(topology, file, name)
     ctx.meta[_CHAIN] = (topology, index)
     ctx.default_map = serving_defaults(topology, index)

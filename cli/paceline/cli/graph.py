@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from paceline.cli.written import shown_addresses, shown_name, shown_work
+from paceline.cli.written import open_topology, shown_addresses, shown_name, shown_work
 
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
     from paceline.common.config import Topology
@@ -31,9 +31,7 @@ def graph(
     ] = Format.TERMINAL,
 ) -> None:
     """Draw a chain; dashed lines lead past hops that are optional."""
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     if drawn_as is Format.TERMINAL:
         Console(highlight=False).print(boxes(topology))
     else:

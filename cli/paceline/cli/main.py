@@ -14,6 +14,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from paceline.cli import bench, cloud, demo, doctor, edge, models, topology
 from paceline.cli.version import software_version
+from paceline.cli.written import hide
 from paceline.common.errors import PacelineError
 
 INTERRUPTED = 130
@@ -96,7 +97,7 @@ def _show_usage_error(error: Any) -> int:
 def _complain(text: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("[bold red]error:[/]", end=" ")
-    console.print(text, markup=False)
+    console.print(hide(text), markup=False)
 
 
 if __name__ == "__main__":

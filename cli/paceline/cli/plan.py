@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paceline.cli.expectations import Expected, expected
+from paceline.cli.written import open_topology
 from paceline.common.errors import InvalidRequest
 from paceline.common.speed.chain import Chain, worth_of
 from paceline.common.speed.costs import Costs
@@ -64,9 +65,7 @@ def plan(
 
     Figures come from the sections `expect` of the file; options win over them (`paceline bench` measures such figures).
     """
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     options = {
         "draft_ms": draft_ms,
         "verify_ms": verify_ms,

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from paceline.cli.graph import graph
 from paceline.cli.plan import plan
+from paceline.cli.reference import key_reference
 from paceline.cli.up import up
 from paceline.cli.written import (
+    open_topology,
     shown_addresses,
     shown_listen,
     shown_model,
@@ -46,9 +48,7 @@ def check(
 
     Model folders are looked for from the current folder; those that are here must share one vocabulary.
     """
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     if as_json:
         print(json.dumps(_report(topology, str(file)), ensure_ascii=False))
         return
@@ -61,11 +61,14 @@ def check(
 
 
 @app.command("schema")
-def schema() -> None:
+def schema(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As tables for a reader instead.")] = False,
+) -> None:
     """Print the JSON Schema of topology files, for editors."""
     from paceline.common.config import topology_schema
 
-    print(json.dumps(topology_schema(), indent=2, sort_keys=True))
+    found = topology_schema()
+    print(key_reference(found) if as_markdown else json.dumps(found, indent=2, sort_keys=True))
 
 
 app.command("graph")(graph)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from paceline.cli.supervisor import Options, Row, Supervisor, edge_command
 from paceline.cli.verifier_process import hop_environment
+from paceline.cli.written import open_topology
 from paceline.common.errors import InvalidRequest
 
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
@@ -45,9 +46,7 @@ def up(
 
     What follows `--` goes to `paceline edge generate`, beside --prompt.
     """
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     if ctx.args and prompt is None:
         raise InvalidRequest(f"{ctx.args[0]!r} is for a text", field="up", cure="add --prompt TEXT")
     view: View = JsonView() if as_json else _view(Console(stderr=prompt is not None, highlight=False))

@@ -1,9 +1,33 @@
-"""A topology's hops in words, as the file writes them: what comes from the environment is not shown."""
+"""Topology files as commands open them, and their hops in words: what comes from the environment is not shown."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
     from paceline.common.config import Topology
+
+
+_opened: list["Topology"] = []
+
+
+def open_topology(file: Path) -> "Topology":
+    """Read and check a file; from then on no error of this process shows what it took from the environment.
+
+    Raises:
+        TopologyError: it cannot be used; one line says where and why.
+    """
+    from paceline.common.config import load_topology
+
+    topology = load_topology(file)
+    _opened.append(topology)
+    return topology
+
+
+def hide(text: str) -> str:
+    """The text without what the opened files took from the environment."""
+    for topology in _opened:
+        text = topology.hide(text)
+    return text
 
 
 def shown_name(topology: "Topology", index: int) -> str:

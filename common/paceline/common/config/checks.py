@@ -222,7 +222,7 @@ def _address_fault(address: str) -> tuple[str, str] | None:
         try:
             ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else host)
         except ValueError:
-            return f"{host} is not an IPv6 address", "for example [::1]:7443"
+            return f"{address} has not an IPv6 address in its brackets", "for example [::1]:7443"
     elif ":" in host or "/" in host or any(c.isspace() for c in host):
         return f"{address!r} is not HOST:PORT", "no scheme, no path; IPv6 in brackets"
     return None

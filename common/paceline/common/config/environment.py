@@ -7,13 +7,16 @@ neither add a key nor become a number. `$${` stands for a plain `${`.
 import re
 from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
+from json import dumps
 from typing import Any, NamedTuple
 
 from paceline.common.config.errors import Path
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
-_LONGEST_FRAGMENT = 3
-"""Characters of a value that a message may happen to share with it."""
+_SHORT = 4
+"""Values of fewer characters occur inside other words; they are hidden where they stand alone."""
+_FRAGMENT = 8
+"""A part of a value of so many characters is hidden as well."""
 
 Fail = Callable[[Path, str, str], Exception]
 """Makes the error about a path, from message and cure."""
@@ -91,19 +94,18 @@ def _look_up(
 
 def redact(text: str, secrets: tuple[Secret, ...]) -> str:
     """The text with references in place of what they stand for, whole or in part."""
-    for secret in secrets:
-        if len(secret.value) > _LONGEST_FRAGMENT:
-            text = _without_fragments(text, secret)
-        elif secret.value:
-            alone = rf"(?<!\w){re.escape(secret.value)}(?!\w)"
-            text = re.sub(alone, secret.reference, text)
+    for value, reference in secrets:
+        for form in dict.fromkeys((value, repr(value)[1:-1], dumps(value)[1:-1])):
+            text = _without(text, form, reference)
     return text
 
 
-def _without_fragments(text: str, secret: Secret) -> str:
-    """Messages cut long values short and quote parts of them: whatever run of characters both share goes."""
-    match = SequenceMatcher(None, text, secret.value, autojunk=False).find_longest_match()
-    if match.size <= _LONGEST_FRAGMENT:
+def _without(text: str, value: str, reference: str) -> str:
+    """Messages cut long values short and may quote a part: whatever long run of characters both share goes."""
+    if len(value) < _SHORT:
+        return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", reference, text) if value else text
+    match = SequenceMatcher(None, text, value, autojunk=False).find_longest_match()
+    if match.size < min(len(value), _FRAGMENT):
         return text
     before, after = text[: match.a], text[match.a + match.size :]
-    return f"{_without_fragments(before, secret)}{secret.reference}{_without_fragments(after, secret)}"
+    return f"{_without(before, value, reference)}{reference}{_without(after, value, reference)}"

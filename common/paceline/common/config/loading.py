@@ -84,7 +84,8 @@ def parse_topology(
     fault = next(chain(find_faults(topology), check_tokenizers(topology)), None)
     if fault is not None:
         raise document.error(fault.path, fault.message, fault.cure)
-    topology._written = document.written  # it cannot be a field: the file has no such key
+    # They cannot be fields: the file has no such keys.
+    topology._written, topology._secrets = document.written, document.secrets
     return topology
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paceline.common.config.environment import Secret, redact
 from paceline.common.config.errors import Path
 from paceline.common.tokens import Rule, SamplingParams
 
@@ -235,6 +236,11 @@ class Topology(_Section):
         return Rule.GREEDY if self.sampling.temperature == 0 else Rule.COUPLED
 
     _written: Mapping[Path, str] = PrivateAttr(default_factory=dict)
+    _secrets: tuple[Secret, ...] = PrivateAttr(default=())
+
+    def hide(self, text: str) -> str:
+        """The text with references in place of whatever the environment put into this topology."""
+        return redact(text, self._secrets)
 
     def written(self, path: Path) -> str | None:
         """A text as the file has it, `${NAME}` and all; None where it took nothing from the environment."""
