@@ -22,6 +22,7 @@ from paceline.common.config import (
 )
 from paceline.common.config.checks import DRAFTER_OPTIONS
 from paceline.common.config.document import MAX_BYTES
+from paceline.common.speed.chain import worth_of
 from paceline.common.tokens import Rule
 from paceline.edge.drafters import DRAFTERS, load_drafter
 
@@ -63,6 +64,18 @@ def test_the_key_reference_is_the_current_one() -> None:
 
     assert committed == key_reference(schema) + "\n"
     assert all(f"| `{key}` |" in committed for section in sections for key in section["properties"])
+
+
+def test_the_example_in_the_documentation_is_sound_and_adds_up() -> None:
+    """docs/topologies.md opens with a file that checks, and reckons with its figures."""
+    page = (TOPOLOGIES.parents[1] / "docs" / "topologies.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    found = expected(parse_topology(example.encode(), environment={}), {}, ())
+    worth = worth_of(found.chain, 0)
+
+    assert found.assumed == []
+    assert f"0.2 · 17.1 + 0.08 · 147.3 = {1e3 * worth.with_s:.1f} ms" in page
+    assert f"0.3 · 135.2 = {1e3 * worth.without_s:.1f} ms" in page
 
 
 def test_every_shipped_topology_can_be_planned() -> None:

@@ -23,6 +23,11 @@ def open_topology(file: Path) -> "Topology":
     return topology
 
 
+def forget_topologies() -> None:
+    """Begin anew, as a process does."""
+    _opened.clear()
+
+
 def hide(text: str) -> str:
     """The text without what the opened files took from the environment."""
     for topology in _opened:

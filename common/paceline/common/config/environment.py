@@ -92,20 +92,30 @@ def _look_up(
     return Secret(held, f"${{{name}}}")
 
 
-def redact(text: str, secrets: tuple[Secret, ...]) -> str:
-    """The text with references in place of what they stand for, whole or in part."""
+def redact(text: str, secrets: tuple[Secret, ...], *, parts: bool = True) -> str:
+    """The text with references in place of what they stand for.
+
+    Args:
+        text: a message.
+        secrets: what it must not show.
+        parts: hide parts of values as well. Messages about a file need it: they cut long values short and quote parts.
+    """
     for value, reference in secrets:
         for form in dict.fromkeys((value, repr(value)[1:-1], dumps(value)[1:-1])):
-            text = _without(text, form, reference)
+            text = _without(text, form, reference, parts=parts)
     return text
 
 
-def _without(text: str, value: str, reference: str) -> str:
-    """Messages cut long values short and may quote a part: whatever long run of characters both share goes."""
+def _without(text: str, value: str, reference: str, *, parts: bool) -> str:
     if len(value) < _SHORT:
         return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", reference, text) if value else text
+    text = text.replace(value, reference)
+    return _without_parts(text, value, reference) if parts else text
+
+
+def _without_parts(text: str, value: str, reference: str) -> str:
     match = SequenceMatcher(None, text, value, autojunk=False).find_longest_match()
     if match.size < min(len(value), _FRAGMENT):
         return text
     before, after = text[: match.a], text[match.a + match.size :]
-    return f"{_without(before, value, reference)}{reference}{_without(after, value, reference)}"
+    return f"{_without_parts(before, value, reference)}{reference}{_without_parts(after, value, reference)}"

@@ -240,7 +240,7 @@ class Topology(_Section):
 
     def hide(self, text: str) -> str:
         """The text with references in place of whatever the environment put into this topology."""
-        return redact(text, self._secrets)
+        return redact(text, self._secrets, parts=False)
 
     def written(self, path: Path) -> str | None:
         """A text as the file has it, `${NAME}` and all; None where it took nothing from the environment."""
