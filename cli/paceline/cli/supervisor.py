@@ -112,7 +112,6 @@ class Supervisor:
         self._topology = topology
         self._options = options
         self._tell = tell
-        self._is_stopping = False
         self._hops = {
             place: _Hop(place, Row(hop.name, topology.role_of(place), "", "waiting"), self._listen(place))
             for place, hop in enumerate(topology.hops)
@@ -162,7 +161,6 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Let every hop finish its texts for a while, then end it."""
-        self._is_stopping = True
         for hop in self._hops.values():
             if hop.link is not None:
                 await hop.link.close()
@@ -220,15 +218,24 @@ class Supervisor:
             env=hop_environment(),
             start_new_session=True,  # an interrupt at the terminal reaches the chain through this process alone
         )
-        assert hop.process.stdout is not None, "it was asked for"
-        line = (await hop.process.stdout.readline()).decode()
-        prefix = RELAY_READY_PREFIX if hop.row.role == "relay" else READY_PREFIX
-        if not line.startswith(prefix):
-            raise await self._death(hop)
-        address = line.removeprefix(prefix).strip()
+        address = await self._address(hop)
         hop.listen, hop.failures = address, 0  # those below know it by this address now
         hop.row = Row(hop.row.hop, hop.row.role, address, "starting", hop.row.model)
         self._change(hop, "ready", address=address, pid=hop.process.pid)
+
+    async def _address(self, hop: _Hop) -> str:
+        """Where a hop serves, from its ready line.
+
+        Raises:
+            HopDied: it ended without one.
+        """
+        assert hop.process is not None, "it was started"
+        assert hop.process.stdout is not None, "it was asked for"
+        prefix = RELAY_READY_PREFIX if hop.row.role == "relay" else READY_PREFIX
+        while line := (await hop.process.stdout.readline()).decode():
+            if line.startswith(prefix):
+                return line.removeprefix(prefix).strip()
+        raise await self._death(hop)
 
     async def _death(self, hop: _Hop) -> HopDied:
         assert hop.process is not None, "it was started"
@@ -247,19 +254,17 @@ class Supervisor:
         while True:
             assert hop.process is not None, "it was started"
             await hop.process.wait()
-            if self._is_stopping:
-                return
-            death: HopDied | None = await self._death(hop)
-            while death is not None:
-                if not self._options.restart:
-                    raise death
-                await asyncio.sleep(min(_FIRST_PAUSE_S * 2**hop.failures, _LONGEST_PAUSE_S))
-                hop.failures += 1
-                try:
-                    await self._start(hop)
-                    death = None
-                except HopDied as again:
-                    death = again
+            death = await self._death(hop)
+            if not self._options.restart:
+                raise death
+            await self._start_again(hop)
+
+    async def _start_again(self, hop: _Hop) -> None:
+        while True:
+            await asyncio.sleep(min(_FIRST_PAUSE_S * 2**hop.failures, _LONGEST_PAUSE_S))
+            hop.failures += 1
+            with contextlib.suppress(HopDied):
+                return await self._start(hop)
 
     async def _poll(self, hop: _Hop) -> None:
         """Ask a hop how it is, every now and then."""
