@@ -64,6 +64,6 @@ def test_a_draft_that_is_overdue_is_waited_for_once() -> None:
     assert now_s + 0.01 <= late_s < now_s + 0.025
     assert not waits(patience, late_s + 0.001)
     assert not waits(patience, now_s + 0.005)
-    patience.on_draft(late_s + 0.1)
+    patience.on_draft(late_s + 0.002)
     patience.on_commit(late_s + 0.2, 3, judged=True, num_accepted=2, refuted=True)
     assert waits(patience, late_s + 0.2)
