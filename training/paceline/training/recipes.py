@@ -139,16 +139,16 @@ SHIPPED = Recipe(
         "mid": (
             Stage(
                 RunSettings(
-                    steps=260,
-                    learning_rate=1.5e-3,
-                    matrix_learning_rate=0.01,
-                    warmup_steps=40,
-                    decay_fraction=0.6,
-                    long_fraction=0.03,
+                    steps=1200,
+                    learning_rate=1e-3,
+                    matrix_learning_rate=0.008,
+                    warmup_steps=20,
+                    decay_fraction=0.65,
+                    long_fraction=0.02,
                     compile=True,
                     threads=1,
                 ),
-                OWN_TEXT,
+                OWN_TEXT + FIRST_WORDS,
             ),
         ),
     },
