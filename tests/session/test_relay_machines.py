@@ -395,16 +395,9 @@ def trusting_written(session: RelaySession, written: Written) -> Any:
     return session.credit(written.verdict)
 
 
-def keeping_the_extra(session: SteeredSession, base: int, token_ids: tuple[int, ...]) -> None:
-    """The own model keeps what it wrote beyond a rewrite as long as nothing contradicts it."""
-    session._num_rewrites += 1
-    for at, token_id in enumerate(token_ids, base):
-        if at < len(session.text) and session.text[at] == token_id:
-            continue
-        if at < len(session.text):
-            session._truncate(at)
-        session.text.append(token_id)
-        session.history.push(token_id)
+def saying_nothing_again(session: SteeredSession, base: int) -> Verdict:
+    """What was written beyond a rewrite is kept, and not repeated."""
+    return Verdict(base=base, blocks_settled=session.blocks_settled)
 
 
 def keeping_the_cache(session: SteeredSession, length: int) -> None:
@@ -419,7 +412,7 @@ def keeping_the_cache(session: SteeredSession, length: int) -> None:
         (steered_module.SteeredSession, "steer", deaf_to_rewrites),
         (RelaySession, "on_written", trusting_written),
         (steered_module.SteeredSession, "_truncate", keeping_the_cache),
-        (steered_module.SteeredSession, "_rewrite", keeping_the_extra),
+        (steered_module.SteeredSession, "_repeated", saying_nothing_again),
         (steered_module.SteeredSession, "final_length", property(lambda session: len(session.text))),
     ],
 )

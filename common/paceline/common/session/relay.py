@@ -62,7 +62,8 @@ class RelaySession:
     def on_written(self, written: Written) -> Provisional:
         """Take over what the own model says, unless the text was rewritten meanwhile. The answer also gives credit."""
         verdict = written.verdict
-        self._count(verdict, len(written.token_ids))
+        if not written.is_repeated:
+            self._count(verdict, len(written.token_ids))
         if written.num_rewrites != self.num_rewrites:
             return self.credit(verdict)
         assert verdict.base == len(self.text), "between rewrites both hold one text"

@@ -9,6 +9,7 @@ own: coins shared with the hop above would correlate its choices with their acce
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from paceline.common.acceptance import Judgement, judge
 from paceline.common.messages import ServerMessage
@@ -19,7 +20,17 @@ from paceline.common.sampling.rows import LogitRows
 from paceline.common.session.limits import Limits
 from paceline.common.session.steering import Answer, Steer, Steered, Written
 from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
-from paceline.common.tokens import Draft, How, Rule, Verdict
+from paceline.common.tokens import Draft, How, Origin, Rule, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the own model thought of a token."""
+
+    prob: float
+    law: QuantisedLaw | None
+    is_accepted: bool
+    """The hop below drafted it."""
 
 
 class SteeredSession(VerifierSession):
@@ -39,33 +50,40 @@ class SteeredSession(VerifierSession):
         self._dice_seed = (
             key(request.seed, opening.depth, Purpose.RELAY) if self._is_rejection else request.seed
         )
-        self._said: tuple[tuple[float, QuantisedLaw | None], ...] = ()
+        self._said: dict[int, _Said] = {}
+        """By position, for as long as the text there may change."""
 
-    def steer(self, message: Steer) -> list[ServerMessage]:
-        """Follow the hops above; an empty verdict gives back the credit of blocks that became stale."""
+    def steer(self, message: Steer) -> list[Answer]:
+        """Follow the hops above. What was written beyond a rewrite that agrees with it is said again, for the relay
+        heeds nothing from before; an empty verdict gives back the credit of blocks that became stale."""
+        answers: list[Answer] = []
         if message.token_ids:
             self._rewrite(message.base, message.token_ids)
+            end = message.base + len(message.token_ids)
+            answers += [self._repeated(end)] if len(self.text) > end else []
         self.horizon, self._final_length = message.horizon, message.final_length
-        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+        for position in [one for one in self._said if one < self._final_length]:
+            del self._said[position]
+        if self._drop_stale():
+            answers.append(Verdict(base=len(self.text), blocks_settled=self._settled))
+        return answers
 
     def _rewrite(self, base: int, token_ids: tuple[int, ...]) -> None:
-        """From `base` on the text is this, and ends with it: so both sides know what it is, whatever was on its way."""
         self._num_rewrites += 1
-        known = self.text[base : base + len(token_ids)]
-        num_same = next((i for i, token_id in enumerate(known) if token_id != token_ids[i]), len(known))
-        if base + num_same < len(self.text):
-            self._truncate(base + num_same)
-        for token_id in token_ids[num_same:]:
+        for at, token_id in enumerate(token_ids, base):
+            if at < len(self.text) and self.text[at] == token_id:
+                continue
+            if at < len(self.text):
+                self._truncate(at)
             self.text.append(token_id)
             self.history.push(token_id)
-        self._cached = min(self._cached, len(self.text) - 1)  # the last token is always run again
 
     def _truncate(self, length: int) -> None:
         self.fence += 1
         self._dead_ends.bury(self.text, length)
         self.text.truncate(length)
         self.history.truncate(length - len(self.request.prompt_token_ids))
-        self._cached = min(self._cached, length)
+        self._cached = min(self._cached, length - 1)  # the last token is always run again
 
     @property
     def final_length(self) -> int:
@@ -99,7 +117,9 @@ class SteeredSession(VerifierSession):
             if judgement.next_token_id is not None:
                 token_ids.append(judgement.next_token_id)
             judged_by = (0, *(node + 1 for node in path))
-            self._said = tuple(rows.said(*one) for one in zip(judged_by, token_ids, strict=False))
+            for place, (row, token_id) in enumerate(zip(judged_by, token_ids, strict=False)):
+                is_accepted = place < len(path) and not work.is_own
+                self._said[draft.base + place] = _Said(*rows.said(row, token_id), is_accepted)
         return judgement
 
     def on_judged(
@@ -111,10 +131,23 @@ class SteeredSession(VerifierSession):
 
     def _written(self, verdict: Verdict) -> Written:
         token_ids = tuple(self.text[verdict.base :])
-        said = self._said[: len(token_ids)]
-        laws = tuple(law for _, law in said if law is not None)
-        probs = tuple(prob for prob, _ in said)
+        said = [self._said[position] for position in range(verdict.base, len(self.text))]
+        laws = tuple(one.law for one in said if one.law is not None)
+        probs = tuple(one.prob for one in said)
         return Written(self._num_rewrites, verdict, token_ids, probs, self._how, laws)
+
+    def _repeated(self, base: int) -> Written:
+        *filled, last = self.text[base:]
+        is_accepted = [self._said[position].is_accepted for position in range(base, len(self.text))]
+        verdict = Verdict(
+            base=base,
+            num_accepted=(*is_accepted[:-1], False).index(False),
+            next_token_id=last,
+            next_origin=Origin.FILLED,
+            blocks_settled=self._settled,
+            filled_token_ids=tuple(filled),
+        )
+        return replace(self._written(verdict), is_repeated=True)
 
     @property
     def _how(self) -> How:

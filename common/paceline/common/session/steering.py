@@ -22,7 +22,7 @@ class Steer:
 
     base: int
     token_ids: tuple[int, ...]
-    """The text from `base` on, and nothing after it: a rewrite. Empty if the text stays as it is."""
+    """The text from `base` on: a rewrite. Empty if the text stays as it is."""
     horizon: int
     """Absolute position from which on nothing is to be begun."""
     final_length: int
@@ -41,6 +41,8 @@ class Written:
     probs: tuple[float, ...]
     how: How
     laws: tuple[QuantisedLaw, ...]
+    is_repeated: bool = False
+    """Said before a rewrite, and it still stands."""
 
 
 Answer = ServerMessage | Written
