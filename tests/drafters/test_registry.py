@@ -28,7 +28,9 @@ def test_options_reach_the_drafter() -> None:
 
 def test_unknown_name_lists_the_known_ones() -> None:
     """A wrong name is answered with every right one."""
-    with pytest.raises(InvalidRequest, match=r"no drafter 'onxx'.*known: ngram, onnx, table, torch"):
+    with pytest.raises(
+        InvalidRequest, match=r"no drafter 'onxx'.*known: ngram, onnx, siblings, table, torch, union"
+    ):
         load_drafter("onxx")
 
 
@@ -56,7 +58,7 @@ def test_entry_points_add_drafters(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(drafters, "entry_points", installed)
     assert isinstance(load_drafter("mine"), TableDrafter)
-    assert drafter_names() == ["mine", "ngram", "onnx", "table", "torch"]
+    assert drafter_names() == ["mine", "ngram", "onnx", "siblings", "table", "torch", "union"]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "ngram", "table"])

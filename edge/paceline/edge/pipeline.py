@@ -11,10 +11,11 @@ from contextlib import suppress
 
 from paceline.common.errors import PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
-from paceline.common.messages import Close, FillPolicy, ServerMessage
+from paceline.common.messages import Close, Feature, FillPolicy, ServerMessage
 from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
+from paceline.common.trees import chain
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafting import Drafted
 from paceline.edge.flight import Flight
@@ -180,6 +181,8 @@ class _Pipeline:
         past = self._flight.settle(commit, length, contradicted=settled.contradicted, now_s=now_s)
         if past is not None:
             report.rounds.append(past)
+        if not self._session.num_blocks_in_flight:
+            self._sent_until = length  # nothing waits over there: what a verdict left of a tree is gone
         if settled.contradicted:
             self._sent_until = length
             refuted_at = commit.position + len(settled.judged) - 1
@@ -348,19 +351,29 @@ class _Pipeline:
         window = min(window, self._pacing.max_blocks_in_flight)
         return self._stream is not None and self._session.num_blocks_in_flight < window
 
+    @property
+    def _may_branch(self) -> bool:
+        """Whether a block may be a tree: this verifier takes trees, and no block hangs on this one."""
+        opened = self._session.opened
+        if opened is None or self._session.phase is not EdgePhase.LIVE:
+            return False
+        return Feature.TREE in opened.features and not self._pacing.streams
+
     async def _send_block(self, start: int, end: int) -> None:
         piece = self._tail.piece(start, end)
         follows = self._pacing.streams and end < self._end - 1
+        branches = piece.branches.leading(self._max_block - len(piece) if self._may_branch else 0)
         block = self._session.block(
             start,
-            piece.token_ids,
-            piece.probs,
+            piece.token_ids + branches.token_ids,
+            piece.probs + branches.probs,
             piece.how,
-            piece.laws,
+            piece.laws + branches.laws,
             base_hash=self._tail.text.hash_at(start),
+            parents=chain(len(piece)) + branches.parents if branches.parents else (),
             more_follows=follows,
         )
-        self._flight.add(end, end - start, self._unsent_draft_s, self._loop.time())
+        self._flight.add(end, len(block), self._unsent_draft_s, self._loop.time())
         self._unsent_draft_s = 0.0
         self._sent_until = max(self._sent_until, end)
         if self._stream is not None:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from paceline.common.drafter import Proposal
+from paceline.common.drafter import Branches, Proposal
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.tokens import How
@@ -33,6 +33,8 @@ class Tail:
         self.how = How.ONE_HOT
         self._probs: deque[float] = deque()
         self._laws: deque[QuantisedLaw] = deque()
+        self._tree: Proposal | None = None
+        """The proposal written last onto the committed text itself."""
 
     def __len__(self) -> int:
         """Drafted tokens."""
@@ -61,6 +63,8 @@ class Tail:
         ):
             return 0
         self.how = proposal.how
+        if proposal.base == self.committed:
+            self._tree = proposal
         self.text.extend(proposal.token_ids[overlap:])
         self._probs.extend(proposal.probs[overlap:])
         self._laws.extend(proposal.laws[overlap:])
@@ -88,7 +92,10 @@ class Tail:
         return Settled(tuple(judged), contradicted)
 
     def piece(self, start: int, end: int) -> Proposal:
-        """The drafted tokens from absolute position `start` up to `end`."""
+        """The drafted tokens from absolute position `start` up to `end`; with their branches, if they are one whole
+        proposal right after the committed text."""
+        tree = self._tree
+        is_whole = tree is not None and tree.base == start == self.committed and len(tree) == end - start
         first, last = start - self.committed, end - self.committed
         indices = range(first, last)
         return Proposal(
@@ -97,4 +104,5 @@ class Tail:
             probs=tuple(self._probs[index] for index in indices),
             how=self.how,
             laws=tuple(self._laws[index] for index in indices) if self._laws else (),
+            branches=tree.branches if tree is not None and is_whole else Branches(),
         )

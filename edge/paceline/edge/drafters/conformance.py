@@ -17,6 +17,7 @@ from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.common.sampling.choose import Choice, Chooser
 from paceline.common.sampling.history import History
 from paceline.common.tokens import How, Rule, SamplingParams
+from paceline.common.trees import chain, problem
 
 SETTINGS: tuple[tuple[Rule, SamplingParams], ...] = (
     (Rule.GREEDY, SamplingParams()),
@@ -100,6 +101,7 @@ def check_drafter(
     *,
     vocab_size: int = 64,
     settings: Iterable[tuple[Rule, SamplingParams]] = SETTINGS,
+    checks: Iterable[Callable[["_Case"], None]] | None = None,
 ) -> None:
     """Put a drafter through every promise under every rule.
 
@@ -107,6 +109,7 @@ def check_drafter(
         make_drafter: loads it; called once.
         vocab_size: ids to use where the drafter has no vocabulary of its own.
         settings: rules and sampling parameters to run.
+        checks: which of `CHECKS`; all unless given.
     Raises:
         DrafterFault: the first promise it breaks.
     """
@@ -114,7 +117,7 @@ def check_drafter(
     size = drafter.vocab_size or vocab_size
     for rule, params in settings:
         case = _Case(drafter, rule, params, size)
-        for check in CHECKS:
+        for check in CHECKS if checks is None else checks:
             try:
                 check(case)
             except DrafterFault:
@@ -148,12 +151,27 @@ def check_proposals_are_sound(case: _Case) -> None:
     case.require(all(0.0 < prob <= 1.0 for prob in proposal.probs), "probabilities are in (0, 1]")
     allowed = {case.chooser().how, How.ONE_HOT}
     case.require(proposal.how in allowed, f"how={proposal.how} is neither the chooser's nor one-hot")
+    check_branches_are_sound(case, proposal)
     if proposal.how is not How.SAMPLED:
         case.require(not proposal.laws, "laws travel with sampled tokens only")
         return
     case.require(len(proposal.laws) == len(proposal), "every sampled token has its law")
     for token_id, prob, law in zip(proposal.token_ids, proposal.probs, proposal.laws, strict=True):
         case.require(law.prob(token_id) == prob, "the probability is the law's own")
+
+
+def check_branches_are_sound(case: _Case, proposal: Proposal) -> None:
+    """What is proposed beside a chain makes a tree with it, and says of each token what the chain says of its own."""
+    branches = proposal.branches
+    num_tokens = len(branches.token_ids)
+    wrong = problem((*chain(len(proposal)), *branches.parents), len(proposal) + num_tokens)
+    case.require(not wrong, f"the branches are no part of a tree: {wrong}")
+    case.require(
+        all(0 <= t < case.vocab_size for t in branches.token_ids), "branch tokens are in the vocabulary"
+    )
+    case.require(len(branches.probs) == num_tokens, "every branch token has its probability")
+    num_laws = num_tokens if proposal.how is How.SAMPLED else 0
+    case.require(len(branches.laws) == num_laws, "branches have laws where the chain has")
 
 
 def check_every_choice_is_kept(case: _Case) -> None:
@@ -163,7 +181,8 @@ def check_every_choice_is_kept(case: _Case) -> None:
     session = case.drafter.start(case.prompt, chooser)
     written: list[int] = []
     for _ in range(16):
-        written += session.propose(2).token_ids
+        proposal = session.propose(2)
+        written += (*proposal.token_ids, *proposal.branches.token_ids)
     session.close()
     if chooser.token_ids:
         case.require(chooser.token_ids == written, "a chosen token was dropped, or chosen twice")
