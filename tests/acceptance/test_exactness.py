@@ -29,7 +29,7 @@ from paceline.common.acceptance.testing import (
     target_joint,
 )
 from paceline.common.sampling.law import Law
-from paceline.common.sampling.quantised import quantise
+from paceline.common.sampling.quantised import LATTICE, QuantisedLaw, quantise
 from paceline.common.sampling.rows import TargetRows
 from paceline.common.tokens import How, Rule, SamplingParams
 
@@ -118,6 +118,30 @@ def stop_after(branches: Branches, text: Text, length: int) -> Proposal:
         if law.prob(tokens[-1]) < 0.2:
             break
     return Proposal(block(text, tokens, How.SAMPLED, laws=laws))
+
+
+def copied_after_sampled(order: str, *, more_follows: bool = False) -> Propose:
+    """A block whose tokens are sampled (s) or copied (c); a copied token travels as a law of one token."""
+
+    def propose(branches: Branches, text: Text, length: int) -> Proposal:
+        tokens, laws = (), ()
+        for kind in order[:length]:
+            law = quantise(DRAFTER.law(text + tokens, WARM))
+            if kind == "c":
+                law = QuantisedLaw((sum(text + tokens) % DRAFTER.vocab_size,), (LATTICE,))
+            tokens, laws = (*tokens, branches.choose(options(law.as_law()))), (*laws, law)
+        return Proposal(block(text, tokens, How.SAMPLED, laws=laws, more_follows=more_follows))
+
+    return propose
+
+
+@pytest.mark.parametrize("more_follows", [False, True])
+@pytest.mark.parametrize("order", ["sc", "cs", "cc", "scs", "csc"])
+def test_copied_tokens_among_sampled_ones_are_exact_under_rejection(order: str, more_follows: bool) -> None:
+    """A drafter may copy some tokens of a block and sample the others, if each travels with the law it has."""
+    for seed in range(3):
+        propose = copied_after_sampled(order, more_follows=more_follows)
+        assert exactness_error(REJECTION.judge, propose, TableModel(3, seed), WARM, len(order)) <= 1e-12
 
 
 @pytest.mark.parametrize("propose", [stop_by_law, stop_after])

@@ -275,9 +275,42 @@ def greedy_with_softmax_ratio(model: TableModel) -> Propose:
     return propose
 
 
+def copies_with_a_models_law(model: TableModel) -> Propose:
+    """Sends a copied token with the law of the model that did not write it (methods 4.1)."""
+
+    def propose(branches: Branches, text: Text, length: int) -> Proposal:
+        tokens, laws = (), ()
+        for _ in range(length):
+            law = quantise(model.law(text + tokens, WARM))
+            copied = law.token_ids[sum(text + tokens) % len(law.token_ids)]
+            tokens, laws = (*tokens, copied), (*laws, law)
+        return Proposal(block(text, tokens, How.SAMPLED, laws=laws))
+
+    return propose
+
+
+def lenient_with_the_models_law(model: TableModel) -> Propose:
+    """Keeps a guess that the model finds half as likely as the guesser did, and sends the model's law."""
+    inner = TableModel(4, 99)
+
+    def propose(branches: Branches, text: Text, length: int) -> Proposal:
+        tokens, laws = (), ()
+        for _ in range(length):
+            law, guess_law = (quantise(each.law(text + tokens, WARM)) for each in (model, inner))
+            guess = branches.choose(options(guess_law.as_law()))
+            is_kept = law.prob(guess) > guess_law.prob(guess) / 2
+            token_id = guess if is_kept else branches.choose(options(law.as_law()))
+            tokens, laws = (*tokens, token_id), (*laws, law)
+        return Proposal(block(text, tokens, How.SAMPLED, laws=laws))
+
+    return propose
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
+        copies_with_a_models_law,
+        lenient_with_the_models_law,
         drop_unlikely_tokens,
         keep_the_likelier_of_two,
         follow_the_more_confident,

@@ -89,6 +89,27 @@ def test_a_text_may_be_sampled_streamed_or_drafted_by_copying(paceline, link) ->
     assert results[1]["speculation"]["rounds"] == 0
 
 
+COMBINED = """\
+version: 1
+hops:
+  - name: device
+    upstream: cloud
+    drafter: {kind: vertical, drafters: [{kind: torch, model: PICO, num_threads: 1}, {kind: ngram, min_ngram: 1}]}
+  - {name: cloud, listen: 127.0.0.1:7443, target: {kind: table}}
+"""
+
+
+def test_a_drafter_may_come_from_a_topology_file(inline, models, tmp_path) -> None:
+    """The first hop's drafter is loaded whatever it is made of; with guesses pico writes what it writes alone."""
+    file, pico = tmp_path / "chain.yaml", models / "pico"
+    file.write_text(COMBINED.replace("PICO", str(pico)))
+    options = ["--prompt", PROMPT, "--mode", "local", "--max-new-tokens", 24, "--json"]
+    combined = json.loads(inline("edge", "generate", *options, "--drafter", file).out)
+    alone = json.loads(inline("edge", "generate", *options, "--drafter", "torch", "--draft-model", pico).out)
+    check_contract(combined)
+    assert combined["token_ids"] == alone["token_ids"]
+
+
 @pytest.mark.parametrize("source", ["option", "file", "stdin"])
 def test_local_mode_asks_no_verifier(inline, pico, tmp_path, source) -> None:
     """The drafter writes alone, wherever the prompt comes from, and the text is marked unverified."""

@@ -68,6 +68,22 @@ def test_an_unknown_drafter_is_refused(inline, pico) -> None:
     inline(*GENERATE, *arguments).complains("'oracle'", "ngram", "onnx", "torch")
 
 
+def test_a_topology_without_a_drafter_to_load_is_refused(inline, pico, tmp_path) -> None:
+    """A file that is not there, one without a drafter, a drafter without models, a model nobody would use."""
+    last = "  - {name: b, listen: 127.0.0.1:1, target: {kind: table}}"
+    chain = f"version: 1\nhops:\n  - {{name: a, upstream: b%s}}\n{last}\n"
+    none, copies = tmp_path / "none.yaml", tmp_path / "copies.yml"
+    none.write_text(chain % "")
+    copies.write_text(chain % ", drafter: {kind: cascade, drafters: [{kind: ngram}]}")
+    for file, more, words in (
+        (tmp_path / "absent.yaml", (), ("no such file",)),
+        (none, (), ("drafter", "the first hop", "give it one")),
+        (copies, (), ("tokenizer", "no drafter has a model", "--tokenizer DIR")),
+        (copies, ("--draft-model", pico), ("draft_model", "is not used", "names the models")),
+    ):
+        inline(*GENERATE, "--prompt", "a", "--drafter", file, *more).complains(*words)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -21,7 +21,7 @@ from paceline.common.config import (
 from paceline.common.config.checks import DRAFTER_OPTIONS
 from paceline.common.config.document import MAX_BYTES
 from paceline.common.tokens import Rule
-from paceline.edge.drafters import DRAFTERS, load_drafter
+from paceline.edge.drafters import DRAFTERS, drafter_from_section, load_drafter
 
 TOPOLOGIES = Path(__file__).parents[2] / "deploy" / "topologies"
 SHIPPED = sorted(TOPOLOGIES.glob("*.yaml"))
@@ -210,6 +210,36 @@ def test_a_topology_s_ngram_drafter_loads() -> None:
     options = {key: getattr(section, key) for key in DRAFTER_OPTIONS[section.kind]}
 
     assert load_drafter(section.kind, options).name == "ngram"
+
+
+COMBINED = (
+    "{kind: cascade, tokens: [3], drafters: [{kind: table}, {kind: ngram}]}",
+    "{kind: cascade, tokens: [3, 10], drafters: [{kind: table}, {kind: ngram, min_ngram: 1}]}",
+    "{kind: vertical, num_guesses: 3, drafters: [{kind: table}, {kind: table, own_seed: 2}, {kind: ngram}]}",
+    "{kind: adaptive, lengths: [2, 8], num_speculative_tokens: 8, drafters: [{kind: table}, {kind: ngram}]}",
+    "{kind: adaptive, drafters: [{kind: cascade, tokens: [2], drafters: [{kind: table}, {kind: ngram}]}]}",
+)
+
+
+@pytest.mark.parametrize("drafter", COMBINED)
+def test_a_drafter_made_of_drafters_is_taken_and_loads(sound: str, drafter: str) -> None:
+    """Nested drafters pass the checks and the schema, and what the file says makes one."""
+    text = sound.replace("{kind: onnx, model: models/pico, num_speculative_tokens: 8}", drafter)
+    jsonschema.validate(yaml.safe_load(text), topology_schema())
+    section = parse_topology(text.encode()).hops[0].drafter
+    assert section is not None
+    assert load_drafter("ngram").name in drafter_from_section(section.model_dump(exclude_none=True)).name
+
+
+def test_vocabularies_of_parts_are_compared(sound: str, tmp_path: Path, write_tokenizer) -> None:
+    """A part whose tokenizer is not the target's is refused where it is named."""
+    part, target = write_tokenizer(tmp_path / "a", ["x", "y"]), write_tokenizer(tmp_path / "b", ["y", "x"])
+    combined = f"kind: cascade, tokens: [2], drafters: [{{kind: ngram}}, {{kind: torch, model: {part}}}]"
+    text = sound.replace("kind: onnx, model: models/pico", combined).replace("models/base", str(target))
+
+    with pytest.raises(TopologyError, match="all models of a chain share one tokenizer") as caught:
+        parse_topology(text.encode())
+    assert caught.value.key == "hops[0].drafter.drafters[1].model"
 
 
 @given(text=st.text(max_size=200))

@@ -18,8 +18,8 @@ def exports(monkeypatch: pytest.MonkeyPatch, exported: dict[str, Path]) -> list[
     """Stands in for the export, which takes seconds: copies a finished one and records the precision."""
     made: list[str] = []
 
-    def copy(model_dir: Path, out_dir: Path, precision: str) -> Path:
-        made.append(precision)
+    def copy(model_dir: Path, out_dir: Path, precision: str, *, all_rows: bool) -> Path:
+        made.append(f"{precision} with all rows" if all_rows else precision)
         time.sleep(0.05)
         shutil.copytree(exported[precision], out_dir)
         return out_dir
@@ -56,6 +56,25 @@ def test_other_precision_than_the_one_beside_is_exported(
     found = resolve_draft_model(folder, "int4", tmp_path / "cache")
     assert found.precision == "int4"
     assert exports == ["int4"]
+
+
+def test_export_without_the_rows_asked_for_is_made_again(
+    model_dir: Path, exported: dict[str, Path], tmp_path: Path, exports: list[str]
+) -> None:
+    """An export that gives one logits row does where one is enough; all rows are exported apart from it."""
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    shutil.copytree(exported["int8"], folder / "onnx")
+    assert not resolve_draft_model(folder).all_rows
+    made = resolve_draft_model(folder, cache_dir=tmp_path / "cache", all_rows=True)
+    assert made.onnx_dir.parent == tmp_path / "cache" / "drafters"
+    assert made.onnx_dir != resolve_draft_model(model_dir, cache_dir=tmp_path / "cache").onnx_dir
+    assert exports == ["int8 with all rows", "int8"]
+
+
+def test_bare_export_without_the_rows_asked_for_is_refused(exported: dict[str, Path]) -> None:
+    """An export without its model cannot be made again, so what it lacks is said."""
+    with pytest.raises(InvalidRequest, match="holds no model with all logits rows"):
+        resolve_draft_model(exported["int8"], all_rows=True)
 
 
 def test_plain_folder_is_exported_once(model_dir: Path, tmp_path: Path, exports: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from paceline.common.errors import InvalidRequest
 from paceline.edge import drafters
-from paceline.edge.drafters import DRAFTERS, drafter_names, load_drafter
+from paceline.edge.drafters import DRAFTERS, drafter_from_section, drafter_names, load_drafter
 from paceline.edge.drafters.table import TableDrafter
 
 
@@ -26,10 +26,23 @@ def test_options_reach_the_drafter() -> None:
     assert load_drafter("table", {"vocab_size": 99}).vocab_size == 99
 
 
+def test_a_section_describes_drafters_made_of_drafters() -> None:
+    """Plain nested values make a drafter and its parts, and options for all reach those that have them."""
+    copies = {"kind": "ngram", "min_ngram": 1, "num_speculative_tokens": "auto", "model": None}
+    models = {"kind": "vertical", "drafters": [{"kind": "table", "vocab_size": 99}, copies], "num_guesses": 3}
+    section = {"kind": "cascade", "drafters": [models, copies], "tokens": [4]}
+    drafter = drafter_from_section(section, vocab_size=7, progress=print)
+    assert drafter.name == "cascade(table(ngram),ngram)"
+    assert drafter.vocab_size == 99
+    with pytest.raises(InvalidRequest, match="drafter 'ngram' has no option 'agreement'"):
+        drafter_from_section({"kind": "cascade", "drafters": [{"kind": "ngram", "agreement": 1}]})
+
+
 def test_unknown_name_lists_the_known_ones() -> None:
     """A wrong name is answered with every right one."""
     with pytest.raises(
-        InvalidRequest, match=r"no drafter 'onxx'.*known: ngram, onnx, siblings, table, torch, union"
+        InvalidRequest,
+        match=r"no drafter 'onxx'.*known: adaptive, cascade, ngram, onnx, siblings, table, torch, union, vertical",
     ):
         load_drafter("onxx")
 
@@ -58,10 +71,21 @@ def test_entry_points_add_drafters(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(drafters, "entry_points", installed)
     assert isinstance(load_drafter("mine"), TableDrafter)
-    assert drafter_names() == ["mine", "ngram", "onnx", "siblings", "table", "torch", "union"]
+    assert drafter_names() == [
+        "adaptive",
+        "cascade",
+        "mine",
+        "ngram",
+        "onnx",
+        "siblings",
+        "table",
+        "torch",
+        "union",
+        "vertical",
+    ]
 
 
-@pytest.mark.parametrize("kind", ["onnx", "ngram", "table"])
+@pytest.mark.parametrize("kind", ["onnx", "ngram", "table", "cascade", "vertical", "adaptive"])
 def test_torch_is_not_imported_unasked(kind: str) -> None:
     """Only the torch drafter imports torch or transformers; only the ONNX drafter imports onnxruntime."""
     program = f"""

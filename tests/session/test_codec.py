@@ -106,6 +106,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         draw(MICROS),
         draw(U32),
         draw(IDS),
+        draw(U32),
         draw(st.none() | st.integers(0, (1 << 32) - 2)),
     )
 

@@ -1,7 +1,7 @@
 """A real gRPC server on loopback with a table target, in the test's own process and event loop."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
+from paceline.common.hops.base import Hop
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.inproc import InProcessHop
 from paceline.common.sampling.history import History
@@ -20,6 +21,7 @@ from paceline.edge.client import Client
 from paceline.edge.drafters.ngram import NgramDrafter
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import GenerationRequest
+from paceline.relay.relay import Relay
 
 VOCAB = 64
 FINGERPRINT = b"table tokenizer."
@@ -89,6 +91,31 @@ async def served(
         yield Served(server, engine)
     finally:
         await server.stop(0)
+
+
+@asynccontextmanager
+async def relayed(
+    served: Served, engines: Sequence[TableEngine], hop: str = "grpc"
+) -> AsyncIterator[tuple[list[Relay], Hop]]:
+    """Relays with these engines in front of a server, the last one next to it, and the way to the first."""
+    above: Hop = GrpcHop(served.address) if hop == "grpc" else InProcessHop(served.verifier)
+    relays: list[Relay] = []
+    async with AsyncExitStack() as stack:
+        for index, engine in reversed(list(enumerate(engines))):
+            info = TargetInfo(f"table {index}", "test", tokenizer_fingerprint=FINGERPRINT)
+            relay = Relay(Verifier(engine, info), above, name=f"relay-{index}")
+            server = Server(relay, ServerConfig("127.0.0.1:0"))
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            above = GrpcHop(server.address) if hop == "grpc" else InProcessHop(relay)
+            relays.insert(0, relay)
+        yield relays, above
+
+
+@pytest.fixture
+def relay() -> Any:
+    """Puts relays in front of a server."""
+    return relayed
 
 
 @pytest.fixture

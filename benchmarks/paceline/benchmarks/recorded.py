@@ -60,6 +60,9 @@ class _RecordingSession:
     def observe(self, position: int, token_ids: Sequence[int]) -> int:
         return self._session.observe(position, token_ids)
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        self._session.follow(position, token_ids)
+
     def close(self) -> None:
         self._session.close()
 
@@ -101,6 +104,9 @@ class _ReplayingSession:
     def observe(self, position: int, token_ids: Sequence[int]) -> int:
         self._length = position + len(token_ids)
         return len(token_ids)
+
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        self._length = position + len(token_ids)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -211,5 +211,8 @@ class _TimedSession:
     def observe(self, position: int, token_ids: Sequence[int]) -> int:
         return self._session.observe(position, token_ids)
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        self._session.follow(position, token_ids)
+
     def close(self) -> None:
         self._session.close()

@@ -230,6 +230,12 @@ def link(
     acceptance: Annotated[
         float, typer.Option(min=0, max=1, help="Virtual: share of drafts that stand.")
     ] = 0.8,
+    check_virtual: Annotated[
+        bool,
+        typer.Option(
+            "--check-virtual", help="Run each real cell again on a virtual clock with its own costs."
+        ),
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
     seed: Seed = 0,
     quick: Quick = False,
@@ -243,7 +249,7 @@ def link(
 
     floor_ms = 0.0 if virtual else verify_floor_ms
     settings = bench.LinkSettings(
-        tuple(rtt_ms), tuple(temperature), num_prompts, max_new_tokens, floor_ms, seed
+        tuple(rtt_ms), tuple(temperature), num_prompts, max_new_tokens, floor_ms, seed, check_virtual
     )
     if quick:
         settings = replace(
@@ -263,6 +269,33 @@ def link(
         return link_tables(result)
 
     _report(measure, show, as_json)
+
+
+@app.command("step")
+def step(
+    draft_ms: Annotated[float, typer.Option(min=0, help="Per drafted token.")] = 10.0,
+    verify_ms: Annotated[float, typer.Option(min=0, help="Per target pass.")] = 30.0,
+    verify_per_token_ms: Annotated[float, typer.Option(min=0, help="Per token of a pass.")] = 0.2,
+    acceptance: Annotated[float, typer.Option(min=0, max=1, help="Share of drafts that stand.")] = 0.65,
+    low_ms: Annotated[float, typer.Option(min=0, help="Round trip before and after.")] = 10.0,
+    high_ms: Annotated[float, typer.Option(min=0, help="Round trip in between.")] = 150.0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How soon mode auto follows a round trip that steps up and back; on a virtual clock, in seconds."""
+    with _extras():
+        from paceline.benchmarks import step as bench
+    from paceline.common.speed.costs import Costs
+
+    costs = Costs(draft_ms / 1e3, verify_ms / 1e3, verify_per_token_ms / 1e3, low_ms / 1e3, acceptance)
+    settings = bench.StepSettings(costs, high_ms / 1e3)
+
+    def show(result: Any) -> RenderableType:
+        if html is not None:
+            html.write_text(bench.step_html(result), encoding="utf-8")
+        return bench.step_table(result)
+
+    _report(lambda _: bench.step(settings), show, as_json)
 
 
 @contextmanager

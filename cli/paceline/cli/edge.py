@@ -19,7 +19,7 @@ from paceline.common.hops.grpc import GrpcHop
 from paceline.common.messages import FillPolicy
 from paceline.common.speed.objective import Objective
 from paceline.common.tokens import Rule, SamplingParams
-from paceline.edge.assemble import EdgeModel, assemble
+from paceline.edge.assemble import EdgeModel, assemble, assemble_section
 from paceline.edge.client import Client, Generation, check_request
 from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest, Report
@@ -39,7 +39,11 @@ DraftModel = Annotated[
     ),
 ]
 DrafterKind = Annotated[
-    str, typer.Option(help="onnx, torch, ngram, or one that is installed.", envvar="PACELINE_DRAFTER")
+    str,
+    typer.Option(
+        help="onnx, torch, ngram, one that is installed, or a topology file: the drafter of its first hop.",
+        envvar="PACELINE_DRAFTER",
+    ),
 ]
 TokenizerPath = Annotated[
     str | None,
@@ -254,6 +258,8 @@ def load_edge(
 ) -> EdgeModel:
     """The drafter and tokenizer a command asked for; progress goes to stderr."""
     console = Console(stderr=True)
+    if drafter.endswith((".yaml", ".yml")):
+        return _load_from_topology(drafter, draft_model, tokenizer, mode, console)
     return assemble(
         draft_model,
         kind=drafter,
@@ -261,6 +267,27 @@ def load_edge(
         drafts=mode != "cloud",
         device=device,
         num_threads=threads,
+        progress=lambda line: console.print(line, style="dim"),
+    )
+
+
+def _load_from_topology(
+    file: str, draft_model: str | None, tokenizer: str | None, mode: str, console: Console
+) -> EdgeModel:
+    """The drafter of a topology's first hop, whatever it is made of."""
+    from paceline.common.config import load_topology
+
+    section = load_topology(file).hops[0].drafter
+    if section is None:
+        raise InvalidRequest(f"the first hop of {file} has no drafter", field="drafter", cure="give it one")
+    if draft_model is not None:
+        raise InvalidRequest(
+            f"{draft_model} is not used", field="draft_model", cure=f"{file} names the models"
+        )
+    return assemble_section(
+        section.model_dump(exclude_none=True),
+        tokenizer=tokenizer,
+        drafts=mode != "cloud",
         progress=lambda line: console.print(line, style="dim"),
     )
 

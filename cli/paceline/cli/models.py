@@ -260,12 +260,20 @@ def export(
     precision: Annotated[
         Precision, typer.Option(help="Of the weights; smaller is faster.", envvar="PACELINE_PRECISION")
     ] = Precision.INT8,
+    all_rows: Annotated[
+        bool,
+        typer.Option(
+            "--all-rows",
+            help="Logits after every token, so that another drafter may guess for this one.",
+            envvar="PACELINE_ALL_ROWS",
+        ),
+    ] = False,
 ) -> None:
     """Turn a Hugging Face folder into an ONNX drafter, which needs no torch."""
     from paceline.edge.export import export as run_export
 
     with Console(stderr=True).status(f"exporting {model} as {precision}"):
-        folder = run_export(model, output, precision.value)
+        folder = run_export(model, output, precision.value, all_rows=all_rows)
     _say_done(folder)
 
 

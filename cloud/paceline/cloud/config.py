@@ -23,6 +23,8 @@ class VerifierConfig:
     """Prompt tokens in one engine step, so that a long prompt delays nobody by more than one chunk."""
     max_unread_replies: int = 64
     """Replies a client may leave unread before its session stops filling; others are not affected."""
+    hop_name: str = ""
+    """What reports and counters call this hop."""
     rules: frozenset[Rule] = frozenset(Rule)
     """Rules this verifier applies. Under `rejection` the law a client *claims* decides; drop it for strangers."""
 

@@ -19,10 +19,17 @@ from paceline.cloud.fill import Load, Patience
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.scheduler import Planned, Scheduler
-from paceline.common.acceptance import judge
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
-from paceline.common.errors import BadDraft, Busy, InternalError, InvalidRequest, PacelineError, Unreachable
+from paceline.common.errors import (
+    BadDraft,
+    Busy,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    PacelineError,
+    Unreachable,
+)
 from paceline.common.messages import (
     Cancel,
     ClientMessage,
@@ -31,14 +38,26 @@ from paceline.common.messages import (
     ErrorMessage,
     FillPolicy,
     Finished,
+    HopDescription,
     Open,
-    ServerMessage,
 )
-from paceline.common.sampling.rows import LogitRows, TargetRows
-from paceline.common.session import Limits, VerifierPhase, VerifierSession, Work
+from paceline.common.sampling.rows import LogitRows
+from paceline.common.session import (
+    Answer,
+    Limits,
+    Steer,
+    Steered,
+    SteeredSession,
+    VerifierPhase,
+    VerifierSession,
+    Work,
+)
 from paceline.common.tokens import Draft, Verdict
 
 log = logging.getLogger(__name__)
+
+Request = ClientMessage | Steered | Steer
+"""What a session is told; the last two only by a relay in this process."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +66,7 @@ class Port:
 
     key: int
     loop: asyncio.AbstractEventLoop
-    outbox: asyncio.Queue[ServerMessage | None] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     session: VerifierSession | None = None
     patience: Patience = field(default_factory=Patience)
     own_drafts: OwnDrafts | None = None
@@ -101,8 +120,12 @@ class Desk:
         self._sessions: dict[int, VerifierSession] = {}
         self._due_s: dict[int, float] = {}
         """Sessions that wait for a draft, and until when."""
+        self._ends_s: dict[int, float] = {}
+        """Deadlines that clients set."""
         self._cost = CostLine()
         self._load = Load()
+        self.counts = HopDescription()
+        """What was done so far, over all sessions."""
         self._is_draining = False
 
     @property
@@ -113,7 +136,9 @@ class Desk:
     @property
     def next_due_s(self) -> float | None:
         """When `plan` should be asked at the latest, by the clock; None: not before something arrives."""
-        return self.clock() if len(self._scheduler) else min(self._due_s.values(), default=None)
+        if len(self._scheduler):
+            return self.clock()
+        return min((*self._due_s.values(), *self._ends_s.values()), default=None)
 
     # --- what arrives -------------------------------------------------------------------------------------------------
 
@@ -133,7 +158,7 @@ class Desk:
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
 
-    def on_message(self, port: Port, message: ClientMessage | PacelineError, arrived_s: float) -> None:
+    def on_message(self, port: Port, message: Request | PacelineError, arrived_s: float) -> None:
         """A stream brought a message, or what was wrong with one."""
         port.num_handled += 1
         if port.has_ended:
@@ -154,9 +179,12 @@ class Desk:
             self._fail(port, incident("handling a message"))
 
     def _on_session_message(
-        self, port: Port, session: VerifierSession, message: ClientMessage, arrived_s: float
+        self, port: Port, session: VerifierSession, message: Request, arrived_s: float
     ) -> None:
         match message:
+            case Steer() if isinstance(session, SteeredSession):
+                self._reply(port, session.steer(message))
+                self._scheduler.add(port.key)
             case Draft():
                 if session.phase is VerifierPhase.LIVE:
                     self._on_draft(port, session, message, arrived_s)
@@ -164,7 +192,7 @@ class Desk:
                 self._reply(port, session.on_cancel())
             case Close():
                 self.on_gone(port)
-            case Open():
+            case _:
                 raise InvalidRequest(
                     "this stream is open already", field="open", cure="send it once per stream"
                 )
@@ -183,22 +211,29 @@ class Desk:
         )
         self._scheduler.add(port.key)
 
-    def _open(self, port: Port, message: ClientMessage | PacelineError) -> None:
+    def _open(self, port: Port, message: Request | PacelineError) -> None:
         if isinstance(message, PacelineError) and not isinstance(message, BadDraft):
             raise message
-        if not isinstance(message, Open):
+        if not isinstance(message, Open | Steered):
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
         if self._is_draining:
             raise going_away()
-        session = VerifierSession(message, self.limits)
+        if isinstance(message, Steered):
+            session: VerifierSession = SteeredSession(message, self.limits)
+        else:
+            session = VerifierSession(message, self.limits)
+        request = session.request
         self._admit(port, session)
         port.session = self._sessions[port.key] = session
         self._ports[port.key] = port
-        if self._drafter is not None and message.fill is not FillPolicy.OFF:
+        if request.deadline_s:
+            self._ends_s[port.key] = self.clock() + request.deadline_s
+        if self._drafter is not None and request.fill is not FillPolicy.OFF:
             port.own_drafts = OwnDrafts(self._drafter, session)
-        self.metrics.session_opened(len(message.prompt_token_ids))
+        log.info("session %d opened, request %r", port.key, request.request_id)
+        self.metrics.session_opened(len(request.prompt_token_ids))
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._scheduler.add(port.key)
 
@@ -229,6 +264,7 @@ class Desk:
             port.session.close()
             del self._sessions[port.key]
             self._due_s.pop(port.key, None)
+            self._ends_s.pop(port.key, None)
             self.engine.release(port.key)
             if port.own_drafts is not None:
                 port.own_drafts.close()
@@ -242,9 +278,11 @@ class Desk:
     def plan(self) -> list[Planned]:
         """What the next step runs; empty if there is nothing to do yet."""
         now_s = self.clock()
-        for key in [key for key, due_s in self._due_s.items() if due_s <= now_s]:
+        for key in _passed(self._due_s, now_s):
             del self._due_s[key]
             self._scheduler.add(key)
+        for key in _passed(self._ends_s, now_s):
+            self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
         planned = self._scheduler.plan(self._sessions, self._own_draft)
         return [part for part in planned if not self._is_clogged(part)]
 
@@ -302,11 +340,8 @@ class Desk:
             session.on_prefilled(work)
             self._scheduler.add(part.key)
             return
-        params, seed = session.request.sampling, session.request.seed
         try:
-            draft = work.draft
-            with TargetRows(logits, params, session.history, draft.token_ids, draft.parents) as rows:
-                judgement = judge(session.request.rule, draft, rows, seed)
+            judgement = session.judge(work, logits)
         except PacelineError as error:
             error.fatal = True
             self._fail(port, error, session.blocks_settled)
@@ -319,6 +354,7 @@ class Desk:
         length = len(session.text)
         self._reply(port, session.on_judged(work, judgement, now_s - began_s, queue_s))
         self._after_verdict(port, work, judgement.num_accepted, len(session.text) - length, now_s)
+        self._count(work, judgement.num_accepted, len(session.text) - length)
         self.metrics.judged(
             len(work.draft),
             judgement.num_accepted,
@@ -327,6 +363,15 @@ class Desk:
             is_own=work.is_own,
         )
         self._scheduler.add(part.key)
+
+    def _count(self, work: Work, num_accepted: int, num_committed: int) -> None:
+        past, num_judged = self.counts, 0 if work.is_own or work.draft is None else len(work.draft)
+        self.counts = replace(
+            past,
+            num_judged=past.num_judged + num_judged,
+            num_accepted=past.num_accepted + (num_accepted if num_judged else 0),
+            num_written=past.num_written + num_committed,
+        )
 
     def _after_verdict(
         self, port: Port, work: Work, num_accepted: int, num_committed: int, now_s: float
@@ -338,22 +383,30 @@ class Desk:
             now_s,
             num_committed,
             judged=not work.is_own,
+            num_accepted=num_accepted,
             refuted=not work.is_own and num_accepted < num_drafted,
         )
 
     def _observe_cost(self, planned: list[Planned], seconds: float) -> None:
         num_tokens = sum(len(part.work.token_ids) for part in planned)
         self.metrics.stepped(len(planned), num_tokens, seconds)
+        self.counts = replace(self.counts, num_steps=self.counts.num_steps + 1)
         self._load.observe(sum(part.work.draft is not None and not part.work.is_own for part in planned))
         if all(part.work.draft is not None for part in planned):
             self._cost.observe(num_tokens, seconds)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _reply(self, port: Port, messages: list[ServerMessage]) -> None:
-        if messages:
-            port.num_replies += len(messages)
-            _post(port, messages, ends=any(isinstance(message, Finished) for message in messages))
+    def _reply(self, port: Port, answers: Sequence[Answer]) -> None:
+        if answers:
+            port.num_replies += len(answers)
+            told = [self._signed(port, one) if isinstance(one, Finished) else one for one in answers]
+            _post(port, told, ends=any(isinstance(one, Finished) for one in answers))
+
+    def _signed(self, port: Port, finished: Finished) -> Finished:
+        """Say what was done for the text."""
+        assert port.session is not None, "only a session finishes"
+        return replace(finished, hops=(replace(port.session.report, name=self.config.hop_name),))
 
     def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
@@ -363,7 +416,11 @@ class Desk:
             self.on_gone(port)
 
 
-def _post(port: Port, messages: list[ServerMessage], *, ends: bool) -> None:
+def _passed(times: dict[int, float], now_s: float) -> list[int]:
+    return [key for key, due_s in times.items() if due_s <= now_s]
+
+
+def _post(port: Port, messages: Sequence[Answer], *, ends: bool) -> None:
     """Hand answers to the port's event loop, all in one wake-up."""
     try:
         port.loop.call_soon_threadsafe(_deliver, port, messages, ends)
@@ -371,7 +428,7 @@ def _post(port: Port, messages: list[ServerMessage], *, ends: bool) -> None:
         log.debug("the event loop of session %d is closed", port.key)
 
 
-def _deliver(port: Port, messages: list[ServerMessage], ends: bool) -> None:
+def _deliver(port: Port, messages: Sequence[Answer], ends: bool) -> None:
     for message in messages:
         port.outbox.put_nowait(message)
     if ends:

@@ -1,8 +1,17 @@
 """When to decode on alone: how long a session waits for a draft before its target pass is spent on one token. Pure.
 
-A verifier that waits `w` seconds for a draft loses `w / s` tokens, at `s` seconds per committed token. One that decodes
-on wins a token, and delays the draft that arrives meanwhile by what is left of the pass, `t1 - w`. So waiting pays iff
-``w < t1 - s``.
+Let a pass take `t1`, the draft come after ``w <= t1``, and a drafted token stand with chance `a`. Either way the text
+reaches the next contradiction in as many tokens. A verifier that waits is there after ``w + t1``. One that decodes on
+is there after `t1` if its token is the contradiction, and else, with chance `a`, after a second pass, over what is left
+of the draft: ``t1 + a t1``. So waiting pays iff ``w < a t1``. Three things make it pay less:
+
+- after `k` tokens on its own the draft on its way may be refuted already; it is alive with chance ``a^k``;
+- a drafter too slow to write as far as the contradiction sets the pace itself, whoever waits: only the share `r` of
+  drafts that are refuted in the end was long enough;
+- where going on alone commits `f` tokens a pass (a drafter beside the verifier) and a pass over a draft `y`, waiting
+  has to beat that: ``w + t1 < t1 y / f``.
+
+So a wait is worth ``t1 min(r a^(k+1), y / f - 1)``.
 
 Decisions look at times alone, never at what a draft says: under rejection a filled token is a fresh draw of the target,
 and deciding by the drafted token it replaces would bias the text (methods E11).
@@ -15,7 +24,8 @@ _DOWN, _UP = 0.5, 0.2
 ends share a processor, or where the filled token refutes it: a long wait is believed slowly, or filling would justify
 itself.
 """
-_KEEP_PACE = 0.95
+_KEEP = 0.95
+"""Weight of the past in running shares, per pass."""
 _SLACK_S = 0.0005
 """A draft a little later than expected is still worth the wait."""
 _YIELDED_PASSES = 4
@@ -41,6 +51,22 @@ class Load:
 
 
 @dataclass(slots=True)
+class _Share:
+    """A running ratio of two sums."""
+
+    part: float
+    whole: float = 1.0
+
+    def observe(self, part: float, whole: float) -> None:
+        self.part = _KEEP * self.part + part
+        self.whole = _KEEP * self.whole + whole
+
+    @property
+    def value(self) -> float:
+        return self.part / self.whole
+
+
+@dataclass(slots=True)
 class Patience:
     """How long one session waits for a draft."""
 
@@ -52,9 +78,17 @@ class Patience:
     _is_measured: bool = False
     _expects: bool = False
     """Drafts have been coming."""
-    _tokens: float = 0.0
-    _seconds: float = 0.0
     _committed_s: float | None = None
+    _num_alone: int = 0
+    """Tokens committed since then without a draft."""
+    _standing: _Share = field(default_factory=lambda: _Share(0.7))
+    """Of judged tokens."""
+    _refuted: _Share = field(default_factory=lambda: _Share(1.0))
+    """Of judged drafts."""
+    _checked: _Share = field(default_factory=lambda: _Share(2.0))
+    """Tokens per pass over a draft of the client's."""
+    _alone: _Share = field(default_factory=lambda: _Share(1.0))
+    """Tokens per pass without one."""
 
     def on_draft(self, now_s: float) -> None:
         """A block arrived that continues the text."""
@@ -71,21 +105,30 @@ class Patience:
     def on_wrong_draft(self) -> None:
         """A block arrived that continues another text: its drafter begins anew once it has heard of the last commit."""
         if not self._was_refuted and self._committed_s is not None:
-            self._since_s, self._was_refuted, self._is_measured = self._committed_s, True, False
+            self._begin(self._committed_s, was_refuted=True)
 
-    def on_commit(self, now_s: float, num_tokens: int, *, judged: bool, refuted: bool) -> None:
+    def on_commit(
+        self, now_s: float, num_tokens: int, *, judged: bool, num_accepted: int, refuted: bool
+    ) -> None:
         """The text grew by `num_tokens`.
 
         Args:
             judged: by a draft of the client's; else the verifier went on alone, which tells its drafter nothing new.
+            num_accepted: tokens of that draft that stand.
             refuted: some of that draft does not stand.
         """
-        if self._committed_s is not None:
-            self._tokens = _KEEP_PACE * self._tokens + num_tokens
-            self._seconds = _KEEP_PACE * self._seconds + now_s - self._committed_s
+        if judged:
+            self._standing.observe(num_accepted, num_accepted + refuted)
+            self._refuted.observe(refuted, 1)
+        (self._checked if judged else self._alone).observe(num_tokens, 1)
         self._committed_s = now_s
+        self._num_alone += num_tokens
         if judged or self._since_s is None:
-            self._since_s, self._was_refuted, self._is_measured = now_s, refuted, False
+            self._begin(now_s, was_refuted=refuted)
+
+    def _begin(self, now_s: float, *, was_refuted: bool) -> None:
+        self._since_s, self._was_refuted = now_s, was_refuted
+        self._is_measured, self._num_alone = False, 0
 
     def fill_at(self, now_s: float, pass_s: float, load: Load) -> float:
         """From when on the verifier decodes on; at most `now_s` means at once.
@@ -99,9 +142,10 @@ class Patience:
 
     def _worth_waiting_until(self, now_s: float, pass_s: float) -> float:
         expected_s = self._waits_s.get(self._was_refuted, self._waits_s.get(not self._was_refuted))
-        if not self._expects or self._since_s is None or expected_s is None or not self._tokens:
+        if not self._expects or self._since_s is None or expected_s is None:
             return now_s
-        worth_s = pass_s - self._seconds / self._tokens
+        gain = self._refuted.value * self._standing.value ** (self._num_alone + 1)
+        worth_s = pass_s * min(gain, self._checked.value / self._alone.value - 1)
         deadline_s = self._since_s + expected_s + min(expected_s, worth_s) + _SLACK_S
         if worth_s <= 0:
             return now_s

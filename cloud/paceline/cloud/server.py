@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -12,8 +13,8 @@ from grpc_reflection.v1alpha import reflection
 
 from paceline.cloud.config import ServerConfig
 from paceline.cloud.service import SERVICE_NAME, VerifierService
-from paceline.cloud.verifier import Verifier
 from paceline.common.errors import InvalidRequest
+from paceline.common.hops.base import Verifying
 from paceline.common.hops.grpc import check_address
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,27 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+class Serving(Verifying, Protocol):
+    """What a server runs: a verifier, or a relay."""
+
+    @property
+    def num_sessions(self) -> int:
+        """Live texts."""
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that have, or had, a text."""
+
+    def start(self) -> None:
+        """Start serving, on the running event loop."""
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new texts and tell the live ones that this server is going away."""
+
+    async def close(self) -> None:
+        """End every text."""
+
+
 class Server:
     """A listening verifier.
 
@@ -43,7 +65,7 @@ class Server:
         config: where to listen and how to stop.
     """
 
-    def __init__(self, verifier: Verifier, config: ServerConfig) -> None:
+    def __init__(self, verifier: Serving, config: ServerConfig) -> None:
         self.verifier = verifier
         self.config = config
         self.address = ""
@@ -86,7 +108,7 @@ class Server:
         self.verifier.drain(grace_s)
         await self._wait_until_idle(grace_s)
         await self._server.stop(0)
-        self.verifier.stop()
+        await self.verifier.close()
 
     async def _wait_until_idle(self, grace_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -43,8 +43,12 @@ class VerifierService:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
 
-    async def _describe(self, _request: bytes, _context: Any) -> pb.DescribeResponse:
-        return encode_description(self._verifier.describe())
+    async def _describe(self, _request: bytes, context: Any) -> pb.DescribeResponse:
+        try:
+            return encode_description(self._verifier.describe())
+        except PacelineError as error:
+            await context.abort(getattr(grpc.StatusCode, error.status), str(error))
+            raise
 
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
         fatal: ErrorMessage | None = None

@@ -8,12 +8,12 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from paceline.cloud.config import VerifierConfig
-from paceline.cloud.desk import Desk, Port, going_away, incident
+from paceline.cloud.desk import Desk, Port, Request, going_away, incident
 from paceline.cloud.engine.base import TargetEngine
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.common.drafter import Drafter
@@ -26,7 +26,7 @@ from paceline.common.messages import (
     Feature,
     ServerMessage,
 )
-from paceline.common.session import Limits
+from paceline.common.session import Answer, Limits
 
 _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
@@ -169,6 +169,10 @@ class Verifier:
         """Stop after the step under way."""
         self._runner.stop()
 
+    async def close(self) -> None:
+        """As `stop`."""
+        self.stop()
+
     def drain(self, grace_s: float) -> None:
         """Refuse new sessions and tell the live ones that this verifier is going away."""
         self._runner.submit(partial(self._desk.drain, grace_s))
@@ -205,6 +209,15 @@ class Verifier:
             dtype=self.info.dtype,
             active_sessions=self.num_sessions,
             verify_floor_s=self.info.verify_floor_s,
+            hops=(
+                replace(
+                    self._desk.counts,
+                    name=self.config.hop_name,
+                    model_name=self.info.name,
+                    device=self.info.device,
+                    active_sessions=self.num_sessions,
+                ),
+            ),
         )
 
     async def decode(
@@ -223,13 +236,17 @@ class Verifier:
                 port.num_read += 1
                 if port.is_clogged and port.num_unread <= self.config.max_unread_replies:
                     self._runner.submit(partial(self._desk.on_read, port))
-                yield message
+                yield cast("ServerMessage", message)
             self._runner.submit(partial(self._desk.on_gone, port))
             await asyncio.wait({reader}, timeout=_LINGER_S)
         finally:
             self._open_ports.discard(port)
             reader.cancel()
             self._runner.submit(partial(self._desk.on_gone, port))
+
+    def decode_steered(self, requests: AsyncIterator[Request | PacelineError]) -> AsyncIterator[Answer]:
+        """Serve a relay in this process, which opens with `Steered`; otherwise as `decode`."""
+        return self.decode(cast("AsyncIterator[ClientMessage | PacelineError]", requests))
 
     async def _read(self, port: Port, requests: AsyncIterator[ClientMessage | PacelineError]) -> None:
         try:

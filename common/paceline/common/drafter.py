@@ -94,6 +94,18 @@ class DraftSession(Protocol):
         """
         ...
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        """Take over another drafter's text: from absolute `position` on it is `token_ids`, and ends there.
+
+        They are drafts, not commits: nothing is learned from them, and what the session wrote itself from
+        `position` on is gone. With no tokens it only cuts.
+
+        Raises:
+            ValueError: `position` leaves a gap after the session's text or lies in the prompt, or the session
+                is closed. The session's text is as before.
+        """
+        ...
+
     def close(self) -> None:
         """Free what the session holds. Closing twice is harmless; anything else afterwards is a
         ValueError."""
@@ -121,3 +133,12 @@ class Drafter(Protocol):
                 error: the session proposes nothing and the verifier writes alone.
         """
         ...
+
+
+def is_even(drafter: Drafter) -> bool:
+    """Whether the length and the time of a block have nothing to do with the tokens in it.
+
+    Where they have, an attribute `is_even` of False says so: under rejection such blocks must not race with a verifier
+    that writes on by itself, for who comes first would depend on what was drawn (methods E11).
+    """
+    return bool(getattr(drafter, "is_even", True))

@@ -7,6 +7,7 @@
     │   └── UnsupportedVersion        protocol versions differ (UNIMPLEMENTED)
     ├── BadDraft                      one block is malformed (INVALID_ARGUMENT); the stream goes on
     ├── Busy                          no room now (RESOURCE_EXHAUSTED): retry after `retry_after_s`
+    ├── DeadlineExceeded              the client's own deadline has passed (DEADLINE_EXCEEDED)
     ├── Unreachable                   nobody answers, or the link died (UNAVAILABLE): retry
     ├── BadReply                      the verifier broke the protocol (DATA_LOSS)
     ├── TargetNumerics                the target produced NaN or infinity (INTERNAL)
@@ -32,6 +33,7 @@ class Status(StrEnum):
     DATA_LOSS = "DATA_LOSS"
     INTERNAL = "INTERNAL"
     CANCELLED = "CANCELLED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 class PacelineError(Exception):
@@ -92,6 +94,11 @@ class BadDraft(PacelineError):
 
 class Busy(PacelineError):
     status = Status.RESOURCE_EXHAUSTED
+    exit_code = 4
+
+
+class DeadlineExceeded(PacelineError):
+    status = Status.DEADLINE_EXCEEDED
     exit_code = 4
 
 

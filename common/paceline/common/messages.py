@@ -53,6 +53,12 @@ class Open:
     features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.TREE, Feature.RESUME})
     max_fill_passes: int = 0
     """Of `FillPolicy.BOUNDED`; 0 means 8."""
+    path: tuple[str, ...] = ()
+    """Names of the relays it came through, from the device on."""
+    request_id: str = ""
+    """Names the generation in every hop's log."""
+    deadline_s: float = 0.0
+    """Seconds the client still gives the text; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,35 @@ class Finished:
 
     reason: FinishReason
     committed_length: int
+    hops: tuple["HopReport", ...] = ()
+    """What each hop did for this text, from the sender to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopReport:
+    """What one hop did for one text since its stream was opened. Statistics only."""
+
+    name: str = ""
+    num_judged: int = 0
+    """Drafted tokens from the hop below that its model looked at."""
+    num_accepted: int = 0
+    num_passes: int = 0
+    """Passes of its model that moved its text."""
+    num_written: int = 0
+    """Tokens of its own: recovered, bonus, filled."""
+    verify_s: float = 0.0
+    bytes_up: int = 0
+    """To the hop above it, as `bytes_down` from there, `round_trip_s` and `num_reconnects`; 0 at the last hop."""
+    bytes_down: int = 0
+    round_trip_s: float = 0.0
+    num_reconnects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Provisional:
+    """How a text goes on as far as a relay's own model knows. Commits nothing; see `Verdict`."""
+
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +180,24 @@ class Description:
     protocol_version: int = PROTOCOL_VERSION
     verify_floor_s: float = 0.0
     """Above 0 where every engine step is made to last at least so long, for benchmarks."""
+    hops: tuple["HopDescription", ...] = ()
+    """From this hop to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopDescription:
+    """One hop of a chain, for people and for counters. Counts are since it started."""
+
+    name: str = ""
+    model_name: str = ""
+    device: str = ""
+    active_sessions: int = 0
+    num_judged: int = 0
+    num_accepted: int = 0
+    num_written: int = 0
+    """Tokens it added to texts, accepted ones included."""
+    num_steps: int = 0
 
 
 ClientMessage = Open | Draft | Cancel | Close
-ServerMessage = Opened | Verdict | Finished | Draining | ErrorMessage
+ServerMessage = Opened | Verdict | Provisional | Finished | Draining | ErrorMessage

@@ -157,9 +157,9 @@ class Verdict:
     """What the verifier decided: the only thing that moves the committed length."""
 
     base: int
-    """Committed length before this verdict."""
+    """Committed length before this verdict; of a provisional one, the length of the known text it continues."""
     num_accepted: int = 0
-    """How many drafted tokens stand, from `base` on. The client knows them: it sent them."""
+    """How many tokens stand, from `base` on. The client knows them: they are known text, or it drafted them."""
     next_token_id: int | None = None
     """The verifier's own token after the accepted ones; None when the text ended inside the draft, when a rejection
     block says more follows, or when blocks were dropped as stale and nothing was decided."""
@@ -175,5 +175,7 @@ class Verdict:
     """How many of the client's drafted tokens the step looked at."""
     filled_token_ids: tuple[int, ...] = ()
     """Tokens the verifier drafted itself and accepted: they follow the accepted ones and precede `next_token_id`."""
+    author: int = 0
+    """How many hops above the sender the model is that wrote the filled tokens and the next one."""
     accepted_node: int | None = None
     """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""

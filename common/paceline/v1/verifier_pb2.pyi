@@ -84,7 +84,7 @@ class DescribeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("protocol_version", "software_version", "model_name", "vocab_size", "tokenizer_fingerprint", "max_context", "eos_token_ids", "rules", "max_sessions", "max_draft_tokens", "device", "dtype", "features", "active_sessions", "verify_floor_us")
+    __slots__ = ("protocol_version", "software_version", "model_name", "vocab_size", "tokenizer_fingerprint", "max_context", "eos_token_ids", "rules", "max_sessions", "max_draft_tokens", "device", "dtype", "features", "active_sessions", "verify_floor_us", "hops")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class DescribeResponse(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FLOOR_US_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     software_version: str
     model_name: str
@@ -115,7 +116,28 @@ class DescribeResponse(_message.Message):
     features: _containers.RepeatedScalarFieldContainer[Feature]
     active_sessions: int
     verify_floor_us: int
-    def __init__(self, protocol_version: _Optional[int] = ..., software_version: _Optional[str] = ..., model_name: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., max_context: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rules: _Optional[_Iterable[_Union[Rule, str]]] = ..., max_sessions: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., active_sessions: _Optional[int] = ..., verify_floor_us: _Optional[int] = ...) -> None: ...
+    hops: _containers.RepeatedCompositeFieldContainer[HopDescription]
+    def __init__(self, protocol_version: _Optional[int] = ..., software_version: _Optional[str] = ..., model_name: _Optional[str] = ..., vocab_size: _Optional[int] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., max_context: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rules: _Optional[_Iterable[_Union[Rule, str]]] = ..., max_sessions: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., active_sessions: _Optional[int] = ..., verify_floor_us: _Optional[int] = ..., hops: _Optional[_Iterable[_Union[HopDescription, _Mapping]]] = ...) -> None: ...
+
+class HopDescription(_message.Message):
+    __slots__ = ("name", "model_name", "device", "active_sessions", "num_judged", "num_accepted", "num_written", "num_steps")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_JUDGED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    model_name: str
+    device: str
+    active_sessions: int
+    num_judged: int
+    num_accepted: int
+    num_written: int
+    num_steps: int
+    def __init__(self, name: _Optional[str] = ..., model_name: _Optional[str] = ..., device: _Optional[str] = ..., active_sessions: _Optional[int] = ..., num_judged: _Optional[int] = ..., num_accepted: _Optional[int] = ..., num_written: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("open", "draft", "cancel", "close")
@@ -130,18 +152,20 @@ class DecodeRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("opened", "verdict", "finished", "draining", "error")
+    __slots__ = ("opened", "verdict", "finished", "draining", "error", "provisional")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROVISIONAL_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     verdict: Verdict
     finished: Finished
     draining: Draining
     error: Error
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    provisional: Verdict
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., provisional: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias_token_ids", "logit_biases")
@@ -166,7 +190,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +204,9 @@ class Open(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     MAX_FILL_PASSES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     tokenizer_fingerprint: bytes
@@ -193,7 +220,10 @@ class Open(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignore_eos: bool
     max_fill_passes: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ...) -> None: ...
+    path: _containers.RepeatedScalarFieldContainer[str]
+    request_id: str
+    deadline_ms: int
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us")
@@ -242,7 +272,7 @@ class Draft(_message.Message):
     def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "accepted_node_plus_one")
+    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one")
     BASE_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +282,7 @@ class Verdict(_message.Message):
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     NUM_JUDGED_FIELD_NUMBER: _ClassVar[int]
     FILLED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODE_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
     base: int
     num_accepted: int
@@ -262,16 +293,43 @@ class Verdict(_message.Message):
     queue_us: int
     num_judged: int
     filled_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    author: int
     accepted_node_plus_one: int
-    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., accepted_node_plus_one: _Optional[int] = ...) -> None: ...
+    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "committed_length")
+    __slots__ = ("reason", "committed_length", "hops")
     REASON_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     committed_length: int
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., committed_length: _Optional[int] = ...) -> None: ...
+    hops: _containers.RepeatedCompositeFieldContainer[HopReport]
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., committed_length: _Optional[int] = ..., hops: _Optional[_Iterable[_Union[HopReport, _Mapping]]] = ...) -> None: ...
+
+class HopReport(_message.Message):
+    __slots__ = ("name", "num_judged", "num_accepted", "num_passes", "num_written", "verify_us", "bytes_up", "bytes_down", "round_trip_us", "num_reconnects")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_JUDGED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_PASSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_US_FIELD_NUMBER: _ClassVar[int]
+    BYTES_UP_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_RECONNECTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_judged: int
+    num_accepted: int
+    num_passes: int
+    num_written: int
+    verify_us: int
+    bytes_up: int
+    bytes_down: int
+    round_trip_us: int
+    num_reconnects: int
+    def __init__(self, name: _Optional[str] = ..., num_judged: _Optional[int] = ..., num_accepted: _Optional[int] = ..., num_passes: _Optional[int] = ..., num_written: _Optional[int] = ..., verify_us: _Optional[int] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., round_trip_us: _Optional[int] = ..., num_reconnects: _Optional[int] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ("grace_ms",)

@@ -1,14 +1,14 @@
 """From the names a user gives to a drafter and a tokenizer that are ready to work."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paceline.common.errors import InvalidRequest, MissingDependency
 from paceline.common.tokenizer import Tokenizer
-from paceline.edge.drafters import Drafter, load_drafter
+from paceline.edge.drafters import Drafter, drafter_from_section
 
 _NEEDS_MODEL = ("onnx", "torch")
 _CONFIGS = ("generation_config.json", "config.json", "genai_config.json")
@@ -58,13 +58,55 @@ def assemble(
     folder = Path(draft_model) if draft_model is not None else None
     if folder is not None and not folder.is_dir():
         raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
-    options: dict[str, Any] = {}
+    section: dict[str, Any] = {"kind": kind}
     if kind in _NEEDS_MODEL:
-        options = {"model": folder, "num_threads": num_threads}
-        options |= {"device": device} if kind == "torch" else {"precision": precision, "progress": progress}
+        section |= {"model": folder, "num_threads": num_threads}
+        section |= {"device": device} if kind == "torch" else {"precision": precision}
+    return _assemble(section, folder, tokenizer, drafts=drafts, progress=progress)
+
+
+def assemble_section(
+    section: Mapping[str, Any],
+    *,
+    tokenizer: str | Path | None = None,
+    drafts: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> EdgeModel:
+    """Load what the `drafter` section of a topology describes, and the tokenizer.
+
+    Args:
+        section: `kind`, its options, and `drafters` of the same form, as plain values.
+        tokenizer: a folder or `tokenizer.json`; default: the first model's.
+        drafts: False loads no drafter at all.
+        progress: told before anything slow begins.
+    Raises:
+        InvalidRequest: something is missing or unreadable.
+        MissingDependency: a drafter's runtime is not installed.
+    """
+    folder = next((Path(model) for model in _models(section)), None)
+    if folder is None and tokenizer is None:
+        raise InvalidRequest("no drafter has a model", field="tokenizer", cure="--tokenizer DIR")
+    return _assemble(section, folder, tokenizer, drafts=drafts, progress=progress)
+
+
+def _models(section: Mapping[str, Any]) -> Iterator[str]:
+    if section.get("model") is not None:
+        yield section["model"]
+    for part in section.get("drafters") or ():
+        yield from _models(part)
+
+
+def _assemble(
+    section: Mapping[str, Any],
+    folder: Path | None,
+    tokenizer: str | Path | None,
+    *,
+    drafts: bool,
+    progress: Callable[[str], None],
+) -> EdgeModel:
     return EdgeModel(
         tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
-        drafter=_load(kind, options) if drafts else None,
+        drafter=_load(section, progress) if drafts else None,
         eos_token_ids=_eos(folder) if folder is not None else (),
     )
 
@@ -82,11 +124,11 @@ def _tokenizer_of(folder: Path | None) -> Path:
     )
 
 
-def _load(kind: str, options: dict[str, Any]) -> Drafter:
+def _load(section: Mapping[str, Any], progress: Callable[[str], None]) -> Drafter:
     try:
-        return load_drafter(kind, options)
+        return drafter_from_section(section, progress=progress)
     except ModuleNotFoundError as missing:
-        extra = "cloud" if kind == "torch" else "edge"
+        extra = "cloud" if missing.name in ("torch", "transformers") else "edge"
         raise MissingDependency(
             f"{missing.name} is not installed", field="drafter", cure=f"pip install 'paceline[{extra}]'"
         ) from None

@@ -17,9 +17,10 @@ from paceline.common.hops.base import Hop
 from paceline.common.messages import PROTOCOL_VERSION, Description
 from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokens import Rule
-from paceline.edge.drafting import DraftWorker, ThreadWorker
+from paceline.edge.drafting import Drafting, DraftWorker, ThreadWorker
 from paceline.edge.modes import MODES
 from paceline.edge.pacing.estimates import Estimates
+from paceline.edge.pacing.lookahead import without_race
 from paceline.edge.request import Event, GenerationRequest, Report, TokensEvent
 from paceline.edge.run import Run
 
@@ -104,9 +105,13 @@ class Client:
             await self._hop.close()
         self._worker.stop()
 
-    def generate(self, request: GenerationRequest, mode: str = "auto") -> "Generation":
+    def generate(
+        self, request: GenerationRequest, mode: str = "auto", writer: Drafting | None = None
+    ) -> "Generation":
         """Start a text; iterate the result for its events, read `.report` afterwards.
 
+        Args:
+            writer: writes this text ahead instead of the client's drafter.
         Raises:
             InvalidRequest: the mode is unknown, or the request is malformed.
         """
@@ -115,6 +120,7 @@ class Client:
                 f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}"
             )
         check_request(request)
+        request = without_race(request, self._drafter)
         report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
         run = Run(
             request,
@@ -123,6 +129,7 @@ class Client:
             hop=self._hop,
             verifier=self.verifier,
             drafter=self._drafter,
+            writer=writer,
             tokenizer_fingerprint=self._fingerprint,
             eos_token_ids=self._eos_token_ids,
             estimates=self.estimates,
@@ -154,6 +161,7 @@ class Generation:
                         report.ttft_s = loop.time() - began_s
                     report.token_ids.extend(event.token_ids)
                     report.origins.extend(event.origins)
+                    report.authors.extend(event.authors)
                 yield event
         finally:
             report.total_s = loop.time() - began_s

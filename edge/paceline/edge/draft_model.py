@@ -29,6 +29,8 @@ class DraftModelDir:
     tokenizer_json: Path
     precision: str
     """int4, int8 or fp32; "unknown" for an export that does not say."""
+    all_rows: bool
+    """Whether it gives logits after every token; True for an export that does not say, for the builder's own do."""
     was_exported: bool
     """Whether this call made the export."""
 
@@ -50,6 +52,8 @@ def resolve_draft_model(
     precision: Precision | None = None,
     cache_dir: str | Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    all_rows: bool = False,
 ) -> DraftModelDir:
     """Find or make the exported form of the model at `path`.
 
@@ -58,6 +62,7 @@ def resolve_draft_model(
         precision: the one wanted; None takes what is there, else `default_precision`.
         cache_dir: where exports are kept; None means `default_cache_dir()`.
         progress: told in one line before anything slow begins.
+        all_rows: only an export that gives logits after every token will do.
     Raises:
         InvalidRequest: nothing usable is at `path`, or the cache cannot be written.
         MissingDependency: an export is needed and its tools are not installed.
@@ -71,23 +76,24 @@ def resolve_draft_model(
     for candidate in (folder, folder / "onnx"):
         if (candidate / _CONFIG).is_file():
             found = _described(candidate, was_exported=False)
-            if precision in (None, found.precision):
+            if precision in (None, found.precision) and (found.all_rows or not all_rows):
                 return found
     if not (folder / "config.json").is_file():
-        wanted = f" in {precision}" if precision else ""
+        wanted = (f" in {precision}" if precision else "") + (" with all logits rows" if all_rows else "")
         raise InvalidRequest(
             f"{folder} holds no model{wanted}: neither {_CONFIG} nor config.json",
             field="model",
             cure="name a Hugging Face folder, or one made by `paceline export`",
         )
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    return _cached(folder, precision or default_precision(folder), cache, progress)
+    return _cached(folder, precision or default_precision(folder), cache, progress, all_rows=all_rows)
 
 
 def _cached(
-    folder: Path, precision: Precision, cache: Path, progress: Callable[[str], None]
+    folder: Path, precision: Precision, cache: Path, progress: Callable[[str], None], *, all_rows: bool
 ) -> DraftModelDir:
-    target = cache / "drafters" / f"{source_digest(folder)[:32]}-{precision}-{RECIPE}"
+    rows = "-rows" if all_rows else ""
+    target = cache / "drafters" / f"{source_digest(folder)[:32]}-{precision}{rows}-{RECIPE}"
     if (target / DESCRIPTION).is_file():
         return _described(target, was_exported=False)
     try:
@@ -96,7 +102,7 @@ def _cached(
             if (target / DESCRIPTION).is_file():  # another process was faster
                 return _described(target, was_exported=False)
             progress(f"exporting {folder} to {precision}, once; the result is kept in {target}")
-            export(folder, target, precision)
+            export(folder, target, precision, all_rows=all_rows)
     except OSError as error:
         raise InvalidRequest(
             f"{cache} cannot be written ({error})", field="cache_dir", cure="name a writable folder"
@@ -107,16 +113,17 @@ def _cached(
 def _described(onnx_dir: Path, *, was_exported: bool) -> DraftModelDir:
     """What `onnx_dir` says of itself; the tokenizer may also lie one folder up."""
     try:
-        precision = str(json.loads((onnx_dir / DESCRIPTION).read_text(encoding="utf-8"))["precision"])
-    except (OSError, ValueError, KeyError, TypeError):
-        precision = "unknown"  # made by the builder directly
+        description = json.loads((onnx_dir / DESCRIPTION).read_text(encoding="utf-8"))
+        precision, all_rows = str(description["precision"]), bool(description.get("all_rows", False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        precision, all_rows = "unknown", True  # made by the builder directly
     candidates = [folder / "tokenizer.json" for folder in (onnx_dir, onnx_dir.parent)]
     tokenizer = next((file for file in candidates if file.is_file()), None)
     if tokenizer is None:
         raise InvalidRequest(
             f"{onnx_dir} holds no tokenizer.json", field="model", cure="copy the model's tokenizer.json there"
         )
-    return DraftModelDir(onnx_dir, tokenizer, precision, was_exported)
+    return DraftModelDir(onnx_dir, tokenizer, precision, all_rows, was_exported)
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""A draft session on its own thread: ONNX Runtime releases the GIL, so the event loop goes on with its I/O."""
+"""Whoever writes ahead of the verifier, as the loop that sends it sees them; and the usual one, a draft session on its
+own thread: ONNX Runtime releases the GIL, so the event loop goes on with its I/O.
+"""
 
 import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from paceline.common.drafter import Drafter, DraftSession, Proposal
+from paceline.common.session import Commit
 from paceline.edge.draft_length import Plan
 from paceline.edge.request import GenerationRequest
 
@@ -64,7 +67,30 @@ class Drafted:
     """Notes of commits the drafter had read before it wrote this."""
 
 
-class Drafting:
+class Drafting(Protocol):
+    """Writes one text ahead."""
+
+    async def propose(self, plan: Plan, limit: int) -> Drafted:
+        """The next block, at most `limit` tokens."""
+
+    def observe(self, commit: Commit, *, contradicts: bool = False) -> None:
+        """Note what the next hop says, to be learnt before the next block.
+
+        Args:
+            contradicts: whatever is being drafted right now continues a text that is not to be.
+        """
+
+    def is_refuted(self, drafted: Drafted) -> bool:
+        """Whether a contradiction was noted that its writer had not read."""
+
+    def begin_anew(self, text: Sequence[int]) -> None:
+        """Draft on from this text, prompt included: what was drafted or known beyond it is forgotten."""
+
+    def close(self) -> None:
+        """Free what is held; what is being written is cut short."""
+
+
+class ThreadDrafting:
     """Runs one generation's drafter.
 
     Args:
@@ -82,41 +108,44 @@ class Drafting:
         self._chooser = request.chooser(vocab_size)
         self._worker = worker
         self._session: DraftSession | None = None
-        self._unseen: deque[tuple[int, tuple[int, ...]]] = deque()
+        self._unseen: deque[Callable[[DraftSession], object]] = deque()
         self._told = 0
         self._num_observed = 0
         self._refuted_at = 0
 
     async def propose(self, plan: Plan, limit: int) -> Drafted:
-        """The next block, at most `limit` tokens."""
+        """See `Drafting`."""
         proposal, draft_s = await self._worker.propose(lambda: self._propose(plan, limit))
         return Drafted(proposal, draft_s, self._num_observed)
 
-    def observe(self, position: int, token_ids: tuple[int, ...], *, contradicts: bool = False) -> None:
-        """Note what was committed, for the drafter to learn before its next block.
+    def observe(self, commit: Commit, *, contradicts: bool = False) -> None:
+        """See `Drafting`."""
+        self._note(lambda session: session.observe(commit.position, commit.token_ids), contradicts)
 
-        Args:
-            contradicts: whatever is being drafted right now continues a text that is not to be.
-        """
+    def is_refuted(self, drafted: Drafted) -> bool:
+        """See `Drafting`."""
+        return drafted.num_observed < self._refuted_at
+
+    def begin_anew(self, text: Sequence[int]) -> None:
+        """See `Drafting`."""
+        self._note(lambda _: self._begin_anew(text), contradicts=True)
+
+    def _note(self, note: Callable[[DraftSession], object], contradicts: bool) -> None:
         self._told += 1
         if contradicts:
             self._refuted_at = self._told
-        self._unseen.append((position, token_ids))
-
-    def is_refuted(self, drafted: Drafted) -> bool:
-        """Whether a contradiction was noted that its writer had not read."""
-        return drafted.num_observed < self._refuted_at
+        self._unseen.append(note)
 
     def close(self) -> None:
-        """Free the drafter's buffers; what it is writing is cut short."""
+        """See `Drafting`."""
         self._refuted_at = sys.maxsize
         self._worker.post(self._close)
 
     def _propose(self, plan: Plan, limit: int) -> Proposal:
         if self._session is None:
-            self._session = self._drafter.start(self._request.prompt_token_ids, self._chooser)
+            self._session = self._start(self._request.text)
         while self._unseen:
-            self._session.observe(*self._unseen.popleft())
+            self._unseen.popleft()(self._session)
             self._num_observed += 1
 
         def keep_going(prob: float) -> bool:
@@ -124,6 +153,17 @@ class Drafting:
             return self._num_observed >= self._refuted_at and plan.keep_going(prob)
 
         return self._session.propose(min(plan.limit, limit), keep_going)
+
+    def _start(self, text: Sequence[int]) -> DraftSession:
+        prompt = self._request.prompt_token_ids
+        session = self._drafter.start(prompt, self._chooser)
+        if len(text) > len(prompt):
+            session.observe(len(prompt), text[len(prompt) :])
+        return session
+
+    def _begin_anew(self, text: Sequence[int]) -> None:
+        self._close()
+        self._session = self._start(text)
 
     def _close(self) -> None:
         if self._session is not None:

@@ -45,15 +45,20 @@ class ExportJob:
     model_dir: Path
     out_dir: Path
     precision: Precision
+    all_rows: bool = False
+    """Logits after every token, not only the last one: what another drafter's guesses are checked with."""
 
 
-def export(model_dir: str | Path, out_dir: str | Path, precision: Precision = "int8") -> Path:
+def export(
+    model_dir: str | Path, out_dir: str | Path, precision: Precision = "int8", *, all_rows: bool = False
+) -> Path:
     """Write `model_dir` as an ONNX drafter to `out_dir`.
 
     Args:
         model_dir: a Hugging Face folder: config.json, weights, tokenizer.json.
         out_dir: made if missing; must be empty.
         precision: of the weights; activations and logits are float32.
+        all_rows: give logits after every token, so that another drafter may guess for this one.
     Returns:
         `out_dir`.
     Raises:
@@ -61,7 +66,7 @@ def export(model_dir: str | Path, out_dir: str | Path, precision: Precision = "i
             in use.
         MissingDependency: the export tools are not installed.
     """
-    job = ExportJob(Path(model_dir), Path(out_dir), precision)
+    job = ExportJob(Path(model_dir), Path(out_dir), precision, all_rows)
     export_all([job])
     return job.out_dir
 
@@ -119,7 +124,9 @@ def _check(job: ExportJob) -> None:
 
 def _run_builder(jobs: Sequence[ExportJob]) -> None:
     """Build every job in a child process that may not touch the network."""
-    request = json.dumps([[str(job.model_dir), str(job.out_dir), job.precision] for job in jobs])
+    request = json.dumps(
+        [[str(job.model_dir), str(job.out_dir), job.precision, job.all_rows] for job in jobs]
+    )
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     search_path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
@@ -147,8 +154,10 @@ def _run_builder(jobs: Sequence[ExportJob]) -> None:
 def _build(job: ExportJob) -> None:
     """Export one folder; runs in the child process."""
     builder: Any = import_module("onnxruntime_genai.models.builder")
-    # Only the last row of logits is ever read; a cache as long as the text makes rollback a smaller length.
-    wanted = ["prune_lm_head=true", "windowed_kv_cache=false", "hf_token=false"]
+    # A drafter on its own reads only the last row of logits; a cache as long as the text makes rollback a smaller
+    # length.
+    pruned = [] if job.all_rows else ["prune_lm_head=true"]
+    wanted = [*pruned, "windowed_kv_cache=false", "hf_token=false"]
     with tempfile.TemporaryDirectory() as cache:
         where = (None, str(job.model_dir), str(job.out_dir), job.precision, "cpu", cache)
         builder.create_model(*where, **builder.parse_extra_options(*where, wanted))
@@ -157,6 +166,7 @@ def _build(job: ExportJob) -> None:
     description = {
         "recipe": RECIPE,
         "precision": job.precision,
+        "all_rows": job.all_rows,
         "source_digest": source_digest(job.model_dir),
         **_compare(job),
         "versions": {name: _version(name) for name in packages},
@@ -213,5 +223,5 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    for model_dir, out_dir, precision in json.loads(sys.argv[1]):
-        _build(ExportJob(Path(model_dir), Path(out_dir), precision))
+    for model_dir, out_dir, precision, all_rows in json.loads(sys.argv[1]):
+        _build(ExportJob(Path(model_dir), Path(out_dir), precision, all_rows))

@@ -3,7 +3,6 @@
 from collections import deque
 from dataclasses import dataclass
 
-from paceline.common.session import Commit
 from paceline.common.tokens import Verdict
 from paceline.edge.request import Round
 
@@ -28,8 +27,12 @@ class Flight:
 
     def add(self, end: int, num_tokens: int, draft_s: float, now_s: float) -> None:
         """A block that ends before absolute position `end` was sent."""
-        self._num_sent += 1
         self._sent.append(_Sent(end, num_tokens, draft_s, now_s))
+        self.add_echo(now_s)
+
+    def add_echo(self, now_s: float) -> None:
+        """A block that only measures was sent: no commit settles it, and it makes no round."""
+        self._num_sent += 1
         self._sent_s[self._num_sent] = now_s
 
     def round_trip_s(self, verdict: Verdict, now_s: float) -> float | None:
@@ -49,24 +52,24 @@ class Flight:
 
     def _dropped_by(self, verdict: Verdict) -> float | None:
         """An empty verdict answers a stale block as it arrives."""
-        return self._sent_s.get(verdict.blocks_settled) if verdict.next_token_id is None else None
+        says_nothing = verdict.next_token_id is None and not verdict.num_accepted
+        return self._sent_s.get(verdict.blocks_settled) if says_nothing else None
 
-    def settle(self, commit: Commit, committed: int, *, contradicted: bool, now_s: float) -> Round | None:
-        """Forget the blocks a commit settled; they and it make a round. None if it neither settled nor judged any.
+    def settle(self, verdict: Verdict, known: int, *, contradicted: bool, now_s: float) -> Round | None:
+        """Forget the blocks a verdict settled; they and it make a round. None if it neither settled nor judged any.
 
         Args:
-            committed: length of the text after it.
+            known: length of the next hop's text after it.
             contradicted: what was sent before continues a text that is not to be.
         """
         settled: list[_Sent] = []
-        while self._sent and (contradicted or self._sent[0].end <= committed):
+        while self._sent and (contradicted or self._sent[0].end <= known):
             settled.append(self._sent.popleft())
-        verdict = commit.verdict
         if not settled and not verdict.num_judged:
             return None
         return Round(
             num_drafted=sum(block.num_tokens for block in settled),
-            num_accepted=verdict.num_accepted,
+            num_accepted=min(verdict.num_accepted, verdict.num_judged),
             draft_s=sum(block.draft_s for block in settled),
             round_s=now_s - settled[0].sent_s if settled else 0.0,
             verify_s=verdict.verify_s,

@@ -8,10 +8,11 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
-from paceline.common.errors import PacelineError, Status, Unreachable
+from paceline.common.errors import DeadlineExceeded, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
-from paceline.common.messages import Close, Feature, FillPolicy, ServerMessage
+from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
@@ -23,7 +24,7 @@ from paceline.edge.pacing.base import Learned, Pacing, Situation
 from paceline.edge.pacing.lookahead import is_immune
 from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedEvent, TokensEvent
 from paceline.edge.run import Run
-from paceline.edge.tail import Tail
+from paceline.edge.tail import Settled, Tail
 
 _WINDOW_BEFORE_OPENED = 4
 """Blocks sent before the verifier has said how many it takes."""
@@ -33,6 +34,7 @@ _SILENCE_S = 1.0
 on alone."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_UNSETTLED = Settled((), None)
 
 
 async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
@@ -73,8 +75,7 @@ class _Pipeline:
         self._hop = run.require_hop()
         self._session = run.session(pacing.fill)
         self._drafting = run.drafting() if pacing.drafts else None
-        self._tail = Tail(request.prompt_token_ids)
-        self._end = len(request.prompt_token_ids) + request.max_new_tokens
+        self._tail = Tail(request.text)
         self._flight = Flight()
         self._stream: Stream | None = None
         self._sent_until = 0
@@ -85,6 +86,9 @@ class _Pipeline:
         self._loop = asyncio.get_running_loop()
         self._opened_s = self._last_s = 0.0
         self._heard_s = self._loop.time()
+        self._ends_s = self._heard_s + request.deadline_s if request.deadline_s else None
+        self._is_relayed = False
+        """The next hop has an opinion of its own: what it says first is not final."""
         self._is_lost = False
         self._stuck_s: float | None = None
         """When the link broke first since the text last grew."""
@@ -106,6 +110,15 @@ class _Pipeline:
 
     async def read(self) -> None:
         """Keep a connection and follow the verifier until the text is complete."""
+        try:
+            async with asyncio.timeout_at(self._ends_s):
+                await self._keep_connected()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the text was not complete within {self._request.deadline_s:g} s", field="deadline"
+            ) from None
+
+    async def _keep_connected(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while self._session.phase is not EdgePhase.FINISHED:
             try:
@@ -120,11 +133,13 @@ class _Pipeline:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._run.report.finish_reason = self._session.finish_reason
+        self._run.report.hops = self._session.hops
 
     async def _one_connection(self) -> None:
         async with self._hop.stream() as stream:
             self._past_streams.append(stream.traffic)
-            await stream.send(self._session.open())
+            left_s = max(self._ends_s - self._loop.time(), 0.001) if self._ends_s is not None else 0.0
+            await stream.send(replace(self._session.open(), deadline_s=left_s))
             self._connect(stream)
             while self._session.phase is not EdgePhase.FINISHED:
                 message = await stream.receive()
@@ -136,11 +151,23 @@ class _Pipeline:
             await stream.send(Close())
 
     def _connect(self, stream: Stream) -> None:
+        self._forget_opinions()
         self._flight = Flight()
         self._stream = stream
         self._sent_until = self._tail.committed
         self._opened_s, self._last_s = self._loop.time(), 0.0
         self._wake.set()
+
+    def _forget_opinions(self) -> None:
+        """Whoever answers now knows what is committed, and nothing of what a relay thought of the rest."""
+        self._is_relayed = False
+        tail = self._tail
+        if tail.known == tail.committed:
+            return
+        tail.cut(tail.committed)
+        if self._drafting is not None:
+            self._drafting.begin_anew(tail.text.list())
+        self._retract(tail.committed)
 
     def _hear(self, message: ServerMessage) -> None:
         now_s = self._loop.time()
@@ -150,7 +177,10 @@ class _Pipeline:
         if was_opening and self._session.opened is not None:
             self._pacing.on_opened(self._session.opened, now_s - self._opened_s)
             self._found()
-        if isinstance(message, Verdict):
+        if isinstance(message, Provisional):
+            self._is_relayed = True
+            self._learn(message.verdict, commit, now_s)
+        elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
         self._wake.set()
 
@@ -163,44 +193,60 @@ class _Pipeline:
 
     def _learn(self, verdict: Verdict, commit: Commit | None, now_s: float) -> None:
         round_trip_s = self._flight.round_trip_s(verdict, now_s)
-        since_s = now_s - self._last_s if self._last_s else 0.0
-        learned = Learned(verdict, now_s, since_s, 0, len(self._session.committed), round_trip_s=round_trip_s)
+        known = self._tail.known
+        settled = self._follow(commit) if commit is not None else _UNSETTLED
+        contradicted = settled.refuted_at is not None
+        num_added = max(self._tail.known - known, 0)
+        if self._is_relayed and commit is not None and commit.is_final and not (num_added or contradicted):
+            return  # it confirms what the next hop said; the figures are of a hop above that one
+        past = None
         if commit is not None:
-            learned = self._commit(commit, learned, now_s)
-            self._last_s = now_s
-        self._pacing.learn(learned)
-
-    def _commit(self, commit: Commit, learned: Learned, now_s: float) -> Learned:
-        report = self._run.report
-        report.num_passes += 1
-        self._stuck_s = None
-        settled = self._tail.commit(commit.token_ids)
-        length = self._tail.committed
-        if self._drafting is not None:
-            self._drafting.observe(commit.position, commit.token_ids, contradicts=settled.contradicted)
-        past = self._flight.settle(commit, length, contradicted=settled.contradicted, now_s=now_s)
-        if past is not None:
-            report.rounds.append(past)
-        if not self._session.num_blocks_in_flight:
-            self._sent_until = length  # nothing waits over there: what a verdict left of a tree is gone
-        if settled.contradicted:
-            self._sent_until = length
-            refuted_at = commit.position + len(settled.judged) - 1
-            if self._told_until > refuted_at:
-                self._tell(RetractedEvent(refuted_at))
-                self._told_until = refuted_at
-        self.events.put_nowait(TokensEvent(commit.position, commit.token_ids, commit.origins))
-        return Learned(
-            verdict=learned.verdict,
-            now_s=now_s,
-            since_s=learned.since_s,
-            num_committed=len(commit.token_ids),
-            committed=length,
-            judged=settled.judged,
-            contradicted=settled.contradicted,
-            round=past,
-            round_trip_s=learned.round_trip_s,
+            past = self._flight.settle(verdict, self._tail.known, contradicted=contradicted, now_s=now_s)
+            self._run.report.rounds.extend([past] if past is not None else [])
+        since_s = now_s - self._last_s if self._last_s and num_added else 0.0
+        self._last_s = now_s if num_added else self._last_s
+        self._pacing.learn(
+            Learned(
+                verdict=verdict,
+                now_s=now_s,
+                since_s=since_s,
+                num_added=num_added,
+                known=self._tail.known,
+                judged=settled.judged,
+                contradicted=contradicted,
+                round=past,
+                round_trip_s=round_trip_s,
+            )
         )
+
+    def _follow(self, commit: Commit) -> Settled:
+        """Take over what the next hop says the text is."""
+        self._stuck_s = None
+        settled = self._tail.follow(commit.position, commit.token_ids, is_final=commit.is_final)
+        contradicted = settled.refuted_at is not None
+        if self._drafting is not None:
+            self._drafting.observe(commit, contradicts=contradicted)
+        if not self._session.num_blocks_in_flight:
+            self._sent_until = (
+                self._tail.known
+            )  # nothing waits over there: what a verdict left of a tree is gone
+        if settled.refuted_at is not None:
+            self._sent_until = self._tail.known
+            self._retract(settled.refuted_at)
+        if commit.is_final:
+            self._run.report.num_passes += 1
+            self.events.put_nowait(
+                TokensEvent(commit.position, commit.token_ids, commit.origins, commit.authors)
+            )
+        elif self._request.provisional:
+            self._tell_drafts()
+        return settled
+
+    def _retract(self, position: int) -> None:
+        """What was told from there on is not to be."""
+        if self._told_until > position:
+            self._tell(RetractedEvent(position))
+            self._told_until = position
 
     # --- a link that breaks -------------------------------------------------------------------------------------------
 
@@ -231,10 +277,13 @@ class _Pipeline:
     def _finish_alone(self, error: PacelineError) -> None:
         """Nobody verified the rest: it is handed over as what it is, or not at all."""
         tail = self._tail
-        if not self._request.offline or not len(tail):
-            raise error
         token_ids = tuple(tail.text[tail.committed :])
-        self.events.put_nowait(TokensEvent(tail.committed, token_ids, (Origin.UNVERIFIED,) * len(token_ids)))
+        if not self._request.offline or not token_ids:
+            raise error
+        count = len(token_ids)
+        self.events.put_nowait(
+            TokensEvent(tail.committed, token_ids, (Origin.UNVERIFIED,) * count, (0,) * count)
+        )
         ends = self._ends_with_stop()
         self._run.report.finish_reason = FinishReason.STOP if ends else FinishReason.LENGTH
 
@@ -264,17 +313,19 @@ class _Pipeline:
     @property
     def _room(self) -> int:
         """Tokens that may still be drafted: the last one is the verifier's own, unless none can be reached."""
-        return self._end - len(self._tail.text) - (0 if self._is_alone else 1)
+        return self._request.end - len(self._tail.text) - (0 if self._is_alone else 1)
 
     def _may_draft(self) -> bool:
         return self._drafting is not None and self._room > 0 and not self._ends_with_stop()
 
     def _ends_with_stop(self) -> bool:
-        if not self._ends_on_stop or not len(self._tail):
+        tail = self._tail
+        is_drafted = len(tail) > 0
+        if len(tail.text) == tail.committed or (is_drafted and not self._ends_on_stop):
             return False
         opened = self._session.opened
         stop_token_ids = opened.stop_token_ids if opened else self._run.stop_token_ids
-        return self._tail.text[-1] in stop_token_ids
+        return tail.text[-1] in stop_token_ids
 
     def _plan(self) -> Plan | None:
         if not self._may_draft():
@@ -283,9 +334,9 @@ class _Pipeline:
 
     def _situation(self) -> Situation:
         return Situation(
-            committed=self._tail.committed,
+            known=self._tail.known,
             ahead_probs=self._tail.probs,
-            num_unsent=len(self._tail.text) - max(self._sent_until, self._tail.committed),
+            num_unsent=len(self._tail.text) - max(self._sent_until, self._tail.known),
             blocks_in_flight=self._session.num_blocks_in_flight,
             now_s=self._loop.time(),
         )
@@ -322,15 +373,13 @@ class _Pipeline:
         """Send what is drafted and unsent, as far as the window allows; ask for a step if nothing else would bring
         one."""
         while self._may_send():
-            tail, start = self._tail, max(self._sent_until, self._tail.committed)
-            end = min(len(tail.text), start + self._max_block)
-            if start < end:
-                await self._send_block(start, end)
-            elif self._pacing.wants_echo(self._situation()):
-                await self._send_block(tail.committed - 1, tail.committed - 1)
-                return
-            else:
+            start = max(self._sent_until, self._tail.known)
+            end = min(len(self._tail.text), start + self._max_block)
+            if start >= end:
                 break
+            await self._send_block(start, end)
+        if self._may_echo() and self._pacing.wants_echo(self._situation()):
+            await self._send_echo()
         if not self._may_draft():
             await self._ask()
 
@@ -338,7 +387,7 @@ class _Pipeline:
         """A verifier that only steps for blocks gets an empty one when there is nothing to draft."""
         waits = self._pacing.fill in (FillPolicy.OFF, FillPolicy.BOUNDED)
         if waits and self._stream is not None and self._situation().is_idle:
-            await self._send_block(self._tail.committed, self._tail.committed)
+            await self._send_block(self._tail.known, self._tail.known)
 
     @property
     def _max_block(self) -> int:
@@ -359,9 +408,14 @@ class _Pipeline:
             return False
         return Feature.TREE in opened.features and not self._pacing.streams
 
+    def _may_echo(self) -> bool:
+        """One at a time: it would tell nothing that the one on its way does not."""
+        is_live = self._stream is not None and self._session.phase is EdgePhase.LIVE
+        return is_live and not self._session.num_blocks_in_flight
+
     async def _send_block(self, start: int, end: int) -> None:
         piece = self._tail.piece(start, end)
-        follows = self._pacing.streams and end < self._end - 1
+        follows = self._pacing.streams and end < self._request.end - 1
         branches = piece.branches.leading(self._max_block - len(piece) if self._may_branch else 0)
         block = self._session.block(
             start,
@@ -378,6 +432,14 @@ class _Pipeline:
         self._sent_until = max(self._sent_until, end)
         if self._stream is not None:
             await self._stream.send(block)
+
+    async def _send_echo(self) -> None:
+        position = self._tail.committed - 1
+        base_hash = self._tail.text.hash_at(position)
+        block = self._session.block(position, (), (), self._tail.how, base_hash=base_hash)
+        self._flight.add_echo(self._loop.time())
+        assert self._stream is not None, "see `_may_echo`"
+        await self._stream.send(block)
 
     def _tell(self, event: Event) -> None:
         """An event only those want who asked to see drafts."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from paceline.common.hops.base import Traffic
-from paceline.common.messages import FillPolicy
+from paceline.common.messages import FillPolicy, HopReport
 from paceline.common.sampling.choose import Chooser
 from paceline.common.speed.objective import LATENCY, Objective
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
@@ -39,6 +39,24 @@ class GenerationRequest:
     has seen it."""
     provisional: bool = False
     """Whether drafts are told as events before they are verified."""
+    committed_token_ids: tuple[int, ...] = ()
+    """Generated before: the text goes on after them. Counted in `max_new_tokens`, in no report."""
+    deadline_s: float = 0.0
+    """Seconds the text may take; it then ends with DEADLINE_EXCEEDED. 0 for none."""
+    request_id: str = ""
+    """Names the generation in every hop's log."""
+    path: tuple[str, ...] = ()
+    """Relays it came through."""
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """What is there to begin with."""
+        return (*self.prompt_token_ids, *self.committed_token_ids)
+
+    @property
+    def end(self) -> int:
+        """Length of the text at most."""
+        return len(self.prompt_token_ids) + self.max_new_tokens
 
     @property
     def effective_rule(self) -> Rule:
@@ -60,11 +78,14 @@ class TokensEvent:
     """Absolute position of the first one."""
     token_ids: tuple[int, ...]
     origins: tuple[Origin, ...]
+    authors: tuple[int, ...]
+    """How many hops above this side the model is that wrote each token; 0 for the drafter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionalEvent:
-    """Tokens the drafter wrote; no target has seen them. Either a `TokensEvent` repeats them or they are retracted."""
+    """Tokens that no target has seen: the drafter wrote them, or a relay on the way. Either a `TokensEvent` repeats
+    them or they are retracted."""
 
     position: int
     token_ids: tuple[int, ...]
@@ -128,11 +149,15 @@ class Report:
     num_prompt_tokens: int
     token_ids: list[int] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+    authors: list[int] = field(default_factory=list)
+    """How many hops above this side the model is that wrote each token; 0 for the drafter."""
     finish_reason: FinishReason | None = None
     rounds: list[Round] = field(default_factory=list)
     num_passes: int = 0
-    """Target passes that moved the text."""
+    """Passes of the last hop's model that moved the text."""
     num_reconnects: int = 0
+    hops: tuple[HopReport, ...] = ()
+    """What each hop above did for this text since its stream was opened, in order."""
     decisions: list[Decision] = field(default_factory=list)
     """Of mode `auto`, in order."""
     ttft_s: float = 0.0

@@ -7,7 +7,7 @@ from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Hop
 from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.session import EdgeSession
-from paceline.edge.drafting import Drafting, DraftWorker
+from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
 from paceline.edge.request import GenerationRequest, Report
 
@@ -27,19 +27,23 @@ class Run:
     verifier: Description | None = None
     """None where the drafter may begin alone."""
     drafter: Drafter | None = None
+    writer: Drafting | None = None
+    """Writes ahead instead of the drafter."""
     tokenizer_fingerprint: bytes = b""
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's, for as long as no verifier has said its own."""
     estimates: Estimates = field(default_factory=Estimates)
 
     def drafting(self) -> Drafting:
-        """The drafter at work on this request."""
+        """Whoever writes ahead, at work on this request."""
+        if self.writer is not None:
+            return self.writer
         if self.drafter is None:
             raise InvalidRequest(
                 f"mode {self.report.mode} needs a drafter", field="draft_model", cure="name one"
             )
         vocab_size = self.verifier.vocab_size if self.verifier else self.drafter.vocab_size
-        return Drafting(self.drafter, self.request, vocab_size or _ANY_VOCAB, self.worker)
+        return ThreadDrafting(self.drafter, self.request, vocab_size or _ANY_VOCAB, self.worker)
 
     def require_hop(self) -> Hop:
         """The way to the verifier."""
@@ -74,5 +78,8 @@ class Run:
                 stop_token_ids=request.stop_token_ids,
                 ignore_eos=request.ignore_eos,
                 tokenizer_fingerprint=self.tokenizer_fingerprint,
+                committed_token_ids=request.committed_token_ids,
+                path=request.path,
+                request_id=request.request_id,
             )
         )

@@ -1,4 +1,4 @@
-"""What this side has written beyond the committed text: drafted tokens that no verdict has settled yet. Pure."""
+"""What stands beyond the committed text: a relay's opinion, and drafted tokens that nobody has judged yet. Pure."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,18 @@ from paceline.common.tokens import How
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What committed tokens said about the tail."""
+    """What the next hop said about the tail."""
 
     judged: tuple[tuple[float, bool], ...]
     """Draft probability of each drafted token that was spoken about, and whether it stands; ends with the first that
     does not."""
-    contradicted: bool
-    """The rest of the tail is gone: it continued what the text is not."""
+    refuted_at: int | None
+    """Absolute position from which on this side had another text; what followed there is gone. None: nowhere."""
 
 
 class Tail:
-    """The committed text and the drafts after it. `commit` follows the verifier, `extend` the drafter.
+    """The committed text, what the next hop puts after it, and the drafts after that. `follow` follows the next hop,
+    `extend` the drafter.
 
     Args:
         token_ids: committed so far, prompt included.
@@ -30,6 +31,8 @@ class Tail:
 
     def __init__(self, token_ids: Iterable[int]) -> None:
         self.text = Prefix(token_ids)
+        self.committed = len(self.text)
+        """Length of the committed text."""
         self.how = How.ONE_HOT
         self._probs: deque[float] = deque()
         self._laws: deque[QuantisedLaw] = deque()
@@ -41,8 +44,8 @@ class Tail:
         return len(self._probs)
 
     @property
-    def committed(self) -> int:
-        """Length of the committed text."""
+    def known(self) -> int:
+        """Length of the text as the next hop has it: the committed one, and a relay's own opinion after it."""
         return len(self.text) - len(self._probs)
 
     @property
@@ -70,34 +73,39 @@ class Tail:
         self._laws.extend(proposal.laws[overlap:])
         return max(len(proposal) - overlap, 0)
 
-    def commit(self, token_ids: Sequence[int]) -> Settled:
-        """Follow the verifier: `token_ids` come next in the committed text."""
+    def follow(self, position: int, token_ids: Sequence[int], *, is_final: bool) -> Settled:
+        """The next hop's text from `position` on is `token_ids`; committed, if that is final."""
         judged: list[tuple[float, bool]] = []
-        contradicted = False
-        for token_id in token_ids:
-            if not self._probs:
-                self.text.append(token_id)
-                continue
-            position = self.committed
-            stands = self.text[position] == token_id
-            judged.append((self._probs.popleft(), stands))
-            if self._laws:
-                self._laws.popleft()
+        refuted_at: int | None = None
+        for at, token_id in enumerate(token_ids, position):
+            is_drafted = at >= self.known
+            stands = at < len(self.text) and self.text[at] == token_id
+            if is_drafted and self._probs:
+                judged.append((self._probs.popleft(), stands))
+                if self._laws:
+                    self._laws.popleft()
             if not stands:
-                contradicted = True
-                self._probs.clear()
-                self._laws.clear()
-                self.text.truncate(position)
+                if at < len(self.text):
+                    refuted_at = at
+                    self.cut(at)
                 self.text.append(token_id)
-        return Settled(tuple(judged), contradicted)
+        if is_final:
+            self.committed = position + len(token_ids)
+        return Settled(tuple(judged), refuted_at)
+
+    def cut(self, length: int) -> None:
+        """Forget the drafts, and what is known from absolute position `length` on."""
+        self._probs.clear()
+        self._laws.clear()
+        self.text.truncate(length)
 
     def piece(self, start: int, end: int) -> Proposal:
         """The drafted tokens from absolute position `start` up to `end`; with their branches, if they are one whole
         proposal right after the committed text."""
         tree = self._tree
-        is_whole = tree is not None and tree.base == start == self.committed and len(tree) == end - start
-        first, last = start - self.committed, end - self.committed
-        indices = range(first, last)
+        stands = tree is not None and tree.base == start == self.committed == self.known
+        is_whole = stands and tree is not None and len(tree) == end - start
+        indices = range(start - self.known, end - self.known)
         return Proposal(
             base=start,
             token_ids=tuple(self.text[start:end]),

@@ -1,14 +1,15 @@
 """A drafter and a target to order: given costs and a given acceptance, on a virtual clock. The rest is the real code:
 client, controller, sessions, codec, scheduler, fill.
 
-The target's greedy text is a hash of position and seed; the drafter writes the same token with probability
-`acceptance`, decided by another hash, and a wrong one otherwise. So acceptance is independent from token to
-token, as the formulas of `paceline.common.speed` have it.
+The target's greedy text is a hash of position and seed. The drafter writes the same token or a wrong one, by an
+`Agreement`: with a given probability, decided by another hash, independently from token to token, as the formulas of
+`paceline.common.speed` have it; or as a real drafter was recorded to.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 
@@ -26,24 +27,38 @@ from paceline.simulation.hop import SimulatedHop
 from paceline.simulation.link import LinkShape
 
 VOCAB_SIZE = 61
-_MIX = 0x9E3779B97F4A7C15
+Agreement = Callable[[int, int], tuple[float, bool]]
+"""Given a text's seed and a position: the draft's probability there, and whether it is what the target writes."""
 _MASK = (1 << 64) - 1
 
 
 def _hash(*values: int) -> int:
+    """64 bits in which neighbouring values show no pattern: SplitMix64's steps over all of them."""
     state = 0
     for value in values:
-        state = ((state ^ value) * _MIX + 0x632BE59BD9B4E019) & _MASK
-        state ^= state >> 29
+        state = (state ^ value) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
     return state
 
 
-def _token(seed: int, position: int) -> int:
-    return _hash(seed, position) % VOCAB_SIZE
+Spelling = Callable[[int], int]
+"""A model's likeliest token at each position."""
+
+
+def hashed(seed: int) -> Spelling:
+    """A hash of the position: the last hop's."""
+    return lambda position: _hash(seed, position) % VOCAB_SIZE
+
+
+def coins(seed: int, acceptance: float) -> Agreement:
+    """Agreement at that share of positions, picked by a hash."""
+    return lambda _, position: (acceptance, _hash(seed + 1, position) < acceptance * (_MASK + 1))
 
 
 class CoinTarget:
-    """An engine whose likeliest token is a hash of the position. A step takes no time; `VirtualRunner` lets it."""
+    """An engine that writes by a spelling. A step takes no time; `VirtualRunner` lets it."""
 
     vocab_size = VOCAB_SIZE
     max_context = 1 << 20
@@ -51,8 +66,8 @@ class CoinTarget:
     page_size = 16
     takes_trees = False
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, spelling: Spelling) -> None:
+        self._spelling = spelling
         self.steps = 0
 
     def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
@@ -64,7 +79,7 @@ class CoinTarget:
         length = row.past_length + len(row.token_ids)
         logits = np.zeros((row.num_logits, VOCAB_SIZE), np.float32)
         for index in range(row.num_logits):
-            logits[index, _token(self._seed, length - row.num_logits + 1 + index)] = 9.0
+            logits[index, self._spelling(length - row.num_logits + 1 + index)] = 9.0
         return NumpyLogitRows(logits)
 
     def release(self, key: int) -> None:
@@ -79,28 +94,26 @@ class CoinTarget:
 
 
 class CoinDrafter:
-    """Agrees with a `CoinTarget` of the same seed as often as asked.
-
-    Args:
-        acceptance: share of tokens that stand.
-    """
+    """Agrees with a target of this spelling where asked."""
 
     name = "coin"
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, seed: int, acceptance: float) -> None:
-        self._seed = seed
-        self._acceptance = acceptance
+    def __init__(self, spelling: Spelling, agreement: Agreement) -> None:
+        self._spelling = spelling
+        self._agreement = agreement
 
     def start(self, prompt_token_ids: Sequence[int], chooser: Chooser) -> "_CoinSession":
         """See `Drafter`."""
-        return _CoinSession(self._seed, self._acceptance, list(prompt_token_ids))
+        return _CoinSession(self._spelling, partial(self._agreement, chooser.seed), list(prompt_token_ids))
 
 
 class _CoinSession:
-    def __init__(self, seed: int, acceptance: float, text: list[int]) -> None:
-        self._seed = seed
-        self._acceptance = acceptance
+    def __init__(
+        self, spelling: Spelling, agreement: Callable[[int], tuple[float, bool]], text: list[int]
+    ) -> None:
+        self._spelling = spelling
+        self._agreement = agreement
         self._text = text
 
     @property
@@ -108,16 +121,15 @@ class _CoinSession:
         return len(self._text)
 
     def propose(self, limit: int, keep_going: KeepGoing = always) -> Proposal:
-        base = len(self._text)
-        for _ in range(limit):
-            position = len(self._text)
-            right = _token(self._seed, position)
-            stands = _hash(self._seed + 1, position) < self._acceptance * (_MASK + 1)
+        base, probs = len(self._text), []
+        for position in range(base, base + limit):
+            right = self._spelling(position)
+            prob, stands = self._agreement(position)
             self._text.append(right if stands else (right + 1) % VOCAB_SIZE)
-            if not keep_going(self._acceptance):
+            probs.append(prob)
+            if not keep_going(prob):
                 break
-        token_ids = tuple(self._text[base:])
-        return Proposal(base, token_ids, (self._acceptance,) * len(token_ids), How.ONE_HOT)
+        return Proposal(base, tuple(self._text[base:]), tuple(probs), How.ONE_HOT)
 
     def observe(self, position: int, token_ids: Sequence[int]) -> int:
         known = 0
@@ -130,20 +142,29 @@ class _CoinSession:
             self._text.append(token_id)
         return known
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        self._text[position:] = token_ids
+
     def close(self) -> None:
         """Nothing is held."""
 
 
 class VirtualWorker:
-    """Drafts at once; the time it would take passes on the event loop's clock."""
+    """Drafts at once; the time it would take passes on the event loop's clock.
 
-    def __init__(self, draft_s: float) -> None:
+    Args:
+        draft_s: seconds per token.
+        block_s: seconds per block on top.
+    """
+
+    def __init__(self, draft_s: float, block_s: float = 0.0) -> None:
         self._draft_s = draft_s
+        self._block_s = block_s
 
     async def propose(self, work: Callable[[], Proposal]) -> tuple[Proposal, float]:
         """See `DraftWorker`."""
         proposal = work()
-        seconds = self._draft_s * len(proposal)
+        seconds = self._block_s + self._draft_s * len(proposal)
         await asyncio.sleep(seconds)
         return proposal, seconds
 
@@ -210,21 +231,40 @@ class VirtualRunner:
             timer.cancel()
 
 
-@asynccontextmanager
-async def simulated(
-    costs: Costs, shape: LinkShape | None = None, seed: int = 0
-) -> AsyncIterator[tuple[Client, SimulatedHop]]:
-    """A client and its link to a verifier with these costs; on a virtual loop nothing of it takes real time."""
+def coin_verifier(
+    spelling: Spelling, fixed_s: float, per_token_s: float, config: VerifierConfig | None = None
+) -> Verifier:
+    """A verifier whose steps take `fixed_s` and `per_token_s` for each token, on the running loop's clock."""
 
     def step_s(num_tokens: int) -> float:
-        return costs.verify_fixed_s + costs.verify_per_token_s * num_tokens
+        return fixed_s + per_token_s * num_tokens
 
-    verifier = Verifier(
-        CoinTarget(seed), TargetInfo("coin", "simulation"), VerifierConfig(), runner=VirtualRunner(step_s)
-    )
+    info = TargetInfo("coin", "simulation")
+    return Verifier(CoinTarget(spelling), info, config or VerifierConfig(), runner=VirtualRunner(step_s))
+
+
+@asynccontextmanager
+async def simulated(
+    costs: Costs,
+    shape: LinkShape | None = None,
+    seed: int = 0,
+    *,
+    agreement: Agreement | None = None,
+    draft_block_s: float = 0.0,
+) -> AsyncIterator[tuple[Client, SimulatedHop]]:
+    """A client and its link to a verifier with these costs; on a virtual loop nothing of it takes real time.
+
+    Args:
+        shape: of the link, if it is to have more than the costs' round trip.
+        agreement: where the drafter is right; None: as often as the costs say, at random.
+        draft_block_s: what a block costs the drafter on top of its tokens.
+    """
+
+    verifier = coin_verifier(hashed(seed), costs.verify_fixed_s, costs.verify_per_token_s)
     verifier.start()
     hop = SimulatedHop(verifier, shape or LinkShape(costs.round_trip_s))
-    client = Client(hop, CoinDrafter(seed, costs.acceptance), worker=VirtualWorker(costs.draft_s))
+    drafter = CoinDrafter(hashed(seed), agreement or coins(seed, costs.acceptance))
+    client = Client(hop, drafter, worker=VirtualWorker(costs.draft_s, draft_block_s))
     try:
         await client.connect()
         yield client, hop

@@ -32,6 +32,8 @@ class TableEngine:
         capacity_tokens: int = 1 << 20,
         page_size: int = 16,
         step_s: float = 0.0,
+        resembles: int | None = None,
+        agreement: float = 0.8,
     ) -> None:
         """Make a target with its own law.
 
@@ -44,6 +46,8 @@ class TableEngine:
             capacity_tokens: Cached tokens over all sessions, rounded down to whole pages.
             page_size: Granule of allocation, tokens.
             step_s: Seconds every step sleeps, to stand for a slow model.
+            resembles: Seed of another table whose logits are `agreement` parts of this one's: a relay's model.
+            agreement: 1 has that table's law exactly; 0 is unrelated to it.
         """
         self.vocab_size = vocab_size
         self.seed = seed
@@ -52,6 +56,8 @@ class TableEngine:
         self.page_size = page_size
         self.capacity_tokens = capacity_tokens // page_size * page_size
         self.step_s = step_s
+        self.resembles = resembles
+        self.agreement = np.float32(agreement)
         self.steps = 0
         """Forward passes so far."""
         self._texts: dict[int, Prefix] = {}
@@ -86,7 +92,14 @@ class TableEngine:
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The law itself: logits [vocab] of the token after `token_ids`."""
         text = Prefix(token_ids)
-        return table_logits(text.hash_at(len(text)), self.vocab_size, self.seed, self.spread)
+        return self._logits(text.hash_at(len(text)))
+
+    def _logits(self, prefix_hash: int) -> NDArray[np.float32]:
+        own = table_logits(prefix_hash, self.vocab_size, self.seed, self.spread)
+        if self.resembles is None:
+            return own
+        other = table_logits(prefix_hash, self.vocab_size, self.resembles, self.spread)
+        return self.agreement * other + (np.float32(1) - self.agreement) * own
 
     def _run(self, row: Row) -> NumpyLogitRows:
         text = self._texts.setdefault(row.key, Prefix())
@@ -95,7 +108,7 @@ class TableEngine:
             return self._run_tree(row, text)
         text.extend(row.token_ids)
         ends = range(len(text) - row.num_logits + 1, len(text) + 1)
-        logits = [table_logits(text.hash_at(end), self.vocab_size, self.seed, self.spread) for end in ends]
+        logits = [self._logits(text.hash_at(end)) for end in ends]
         return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
 
     def _run_tree(self, row: Row, text: Prefix) -> NumpyLogitRows:

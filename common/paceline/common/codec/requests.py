@@ -91,6 +91,9 @@ def _encode_open(message: Open) -> pb.Open:
         max_new_tokens=message.max_new_tokens,
         stop_token_ids=message.stop_token_ids,
         ignore_eos=message.ignore_eos,
+        path=message.path,
+        request_id=message.request_id,
+        deadline_ms=max(round(message.deadline_s * 1000), 1) if message.deadline_s else 0,
     )
 
 
@@ -123,6 +126,9 @@ def _decode_open(message: pb.Open) -> Open:
         max_new_tokens=message.max_new_tokens,
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        path=tuple(message.path),
+        request_id=message.request_id,
+        deadline_s=message.deadline_ms / 1000,
     )
 
 

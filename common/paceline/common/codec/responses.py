@@ -1,5 +1,7 @@
 """What a verifier answers."""
 
+from dataclasses import asdict
+
 from paceline.common.codec.values import (
     CODES,
     FEATURE_OF,
@@ -19,7 +21,10 @@ from paceline.common.messages import (
     Draining,
     ErrorMessage,
     Finished,
+    HopDescription,
+    HopReport,
     Opened,
+    Provisional,
     ServerMessage,
 )
 from paceline.common.tokens import Verdict
@@ -31,14 +36,12 @@ def encode_response(message: ServerMessage) -> pb.DecodeResponse:
     match message:
         case Verdict():
             return pb.DecodeResponse(verdict=_encode_verdict(message))
+        case Provisional():
+            return pb.DecodeResponse(provisional=_encode_verdict(message.verdict))
         case Opened():
             return pb.DecodeResponse(opened=_encode_opened(message))
         case Finished():
-            return pb.DecodeResponse(
-                finished=pb.Finished(
-                    reason=REASONS[message.reason], committed_length=message.committed_length
-                )
-            )
+            return pb.DecodeResponse(finished=_encode_finished(message))
         case Draining():
             return pb.DecodeResponse(draining=pb.Draining(grace_ms=round(message.grace_s * 1000)))
         case ErrorMessage():
@@ -56,10 +59,12 @@ def decode_response(response: pb.DecodeResponse) -> ServerMessage:
         match kind:
             case "verdict":
                 return _decode_verdict(response.verdict)
+            case "provisional":
+                return Provisional(_decode_verdict(response.provisional))
             case "opened":
                 return _decode_opened(response.opened)
             case "finished":
-                return Finished(REASON_OF[response.finished.reason], response.finished.committed_length)
+                return _decode_finished(response.finished)
             case "draining":
                 return Draining(response.draining.grace_ms / 1000)
             case "error":
@@ -83,6 +88,7 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         num_judged=verdict.num_judged,
         filled_token_ids=verdict.filled_token_ids,
         accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
+        author=verdict.author,
     )
 
 
@@ -99,6 +105,51 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         num_judged=message.num_judged,
         filled_token_ids=tuple(message.filled_token_ids),
         accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
+        author=message.author,
+    )
+
+
+def _encode_finished(message: Finished) -> pb.Finished:
+    return pb.Finished(
+        reason=REASONS[message.reason],
+        committed_length=message.committed_length,
+        hops=[
+            pb.HopReport(
+                name=hop.name,
+                num_judged=hop.num_judged,
+                num_accepted=hop.num_accepted,
+                num_passes=hop.num_passes,
+                num_written=hop.num_written,
+                verify_us=round(hop.verify_s * MICRO),
+                bytes_up=hop.bytes_up,
+                bytes_down=hop.bytes_down,
+                round_trip_us=round(hop.round_trip_s * MICRO),
+                num_reconnects=hop.num_reconnects,
+            )
+            for hop in message.hops
+        ],
+    )
+
+
+def _decode_finished(message: pb.Finished) -> Finished:
+    return Finished(
+        reason=REASON_OF[message.reason],
+        committed_length=message.committed_length,
+        hops=tuple(
+            HopReport(
+                name=hop.name,
+                num_judged=hop.num_judged,
+                num_accepted=hop.num_accepted,
+                num_passes=hop.num_passes,
+                num_written=hop.num_written,
+                verify_s=hop.verify_us / MICRO,
+                bytes_up=hop.bytes_up,
+                bytes_down=hop.bytes_down,
+                round_trip_s=hop.round_trip_us / MICRO,
+                num_reconnects=hop.num_reconnects,
+            )
+            for hop in message.hops
+        ),
     )
 
 
@@ -177,6 +228,7 @@ def encode_description(description: Description) -> pb.DescribeResponse:
         features=sorted(FEATURES[f] for f in description.features),
         active_sessions=description.active_sessions,
         verify_floor_us=round(description.verify_floor_s * MICRO),
+        hops=[pb.HopDescription(**asdict(hop)) for hop in description.hops],
     )
 
 
@@ -198,4 +250,17 @@ def decode_description(message: pb.DescribeResponse) -> Description:
         features=frozenset(FEATURE_OF[f] for f in message.features if f in FEATURE_OF),
         active_sessions=message.active_sessions,
         verify_floor_s=message.verify_floor_us / MICRO,
+        hops=tuple(
+            HopDescription(
+                name=hop.name,
+                model_name=hop.model_name,
+                device=hop.device,
+                active_sessions=hop.active_sessions,
+                num_judged=hop.num_judged,
+                num_accepted=hop.num_accepted,
+                num_written=hop.num_written,
+                num_steps=hop.num_steps,
+            )
+            for hop in message.hops
+        ),
     )

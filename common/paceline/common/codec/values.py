@@ -51,6 +51,7 @@ REASONS: Mapping[FinishReason, Any] = {
 CODES: Mapping[Status, int] = {
     Status.CANCELLED: 1,
     Status.INVALID_ARGUMENT: 3,
+    Status.DEADLINE_EXCEEDED: 4,
     Status.NOT_FOUND: 5,
     Status.RESOURCE_EXHAUSTED: 8,
     Status.FAILED_PRECONDITION: 9,

@@ -7,6 +7,7 @@ import difflib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -18,10 +19,15 @@ from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokenizer import Tokenizer
 
 DRAFTER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "onnx": ("model", "precision", "num_threads", "max_length"),
+    "onnx": ("model", "precision", "num_threads", "max_length", "all_rows"),
     "torch": ("model", "device", "dtype", "num_threads", "max_length"),
     "ngram": ("min_ngram", "max_ngram"),
-    "table": ("vocab_size", "agreement", "max_length"),
+    "table": ("vocab_size", "agreement", "own_seed", "max_length"),
+    "cascade": ("drafters", "tokens"),
+    "vertical": ("drafters", "num_guesses"),
+    "adaptive": ("drafters", "lengths"),
+    "siblings": ("drafters",),
+    "union": ("drafters",),
 }
 """Keys each built-in drafter reads beside `kind` and `num_speculative_tokens`."""
 TARGET_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -117,9 +123,12 @@ def _check_verifier(hop: HopSection, path: Path, what: str) -> Iterator[Finding]
 
 def _check_drafter(topology: Topology) -> Iterator[Finding]:
     drafter = topology.hops[0].drafter
-    if drafter is None:
-        return
-    path = ("hops", 0, "drafter")
+    if drafter is not None:
+        yield from _check_drafter_section(drafter, ("hops", 0, "drafter"))
+
+
+def _check_drafter_section(drafter: DrafterSection, path: Path) -> Iterator[Finding]:
+    """One drafter, and what it is made of."""
     if drafter.kind not in DRAFTER_OPTIONS:
         installed = entry_points(group=DRAFTER_GROUP).names
         if drafter.kind not in installed:
@@ -143,6 +152,66 @@ def _check_drafter(topology: Topology) -> Iterator[Finding]:
         )
     if drafter.agreement is not None and not 0 <= drafter.agreement <= 1:
         yield Finding((*path, "agreement"), f"{drafter.agreement} is not between 0 and 1", "for example 0.8")
+    if "drafters" in DRAFTER_OPTIONS[drafter.kind]:
+        yield from _check_parts(drafter, path)
+
+
+def _check_parts(drafter: DrafterSection, path: Path) -> Iterator[Finding]:
+    """Whether the drafters that one is made of fit together; each is checked like a drafter of its own."""
+    parts = drafter.drafters or ()
+    if not parts:
+        yield Finding((*path, "drafters"), f"the drafter {drafter.kind!r} is made of others", "list them")
+        return
+    for index, part in enumerate(parts):
+        if part.num_speculative_tokens != "auto":
+            yield Finding(
+                (*path, "drafters", index, "num_speculative_tokens"),
+                f"the block is that of the {drafter.kind!r} drafter around it",
+                "set it there",
+            )
+        yield from _check_drafter_section(part, (*path, "drafters", index))
+    num_shares = len(drafter.tokens or ())
+    if drafter.kind == "cascade" and not len(parts) - 1 <= num_shares <= len(parts):
+        yield Finding(
+            (*path, "tokens"),
+            f"{num_shares} numbers do not share a block between {len(parts)} drafters",
+            "one per drafter; the last may be left out and writes the rest",
+        )
+    if drafter.kind in ("siblings", "union") and len(parts) < 2:
+        yield Finding(
+            (*path, "drafters"),
+            f"{drafter.kind} of one drafter is that drafter",
+            "add another, or name it alone",
+        )
+    if drafter.kind == "vertical":
+        yield from _check_readers(parts, path)
+
+
+_READERS = ("onnx", "torch", "table")
+"""Built-in drafters that can check another's guesses."""
+
+
+def _check_readers(parts: tuple[DrafterSection, ...], path: Path) -> Iterator[Finding]:
+    """All but the last of a vertical cascade read guesses; what another package's can do shows when it is loaded."""
+    if len(parts) < 2:
+        yield Finding(
+            (*path, "drafters"),
+            "a vertical cascade has at least two drafters",
+            "add who guesses for the model",
+        )
+    for index, part in enumerate(parts[:-1]):
+        if part.kind in DRAFTER_OPTIONS and part.kind not in _READERS:
+            yield Finding(
+                (*path, "drafters", index, "kind"),
+                f"nobody can guess for the drafter {part.kind!r}",
+                "only models read guesses: onnx or torch",
+            )
+        elif part.kind == "onnx" and not part.all_rows:
+            yield Finding(
+                (*path, "drafters", index, "all_rows"),
+                "the model tells what comes after its last token only, so nobody can guess for it",
+                "all_rows: true",
+            )
 
 
 def _foreign_keys(
@@ -277,9 +346,24 @@ def model_of(hop: HopSection) -> tuple[str, str] | None:
     """Section and folder of the model a hop holds; None if it holds none."""
     if hop.target is not None and hop.target.model is not None:
         return "target", hop.target.model
-    if hop.drafter is not None and hop.drafter.model is not None:
-        return "drafter", hop.drafter.model
+    if hop.drafter is not None:
+        return next((("drafter", model) for _, model in _drafter_models(hop.drafter, ())), None)
     return None
+
+
+def _drafter_models(drafter: DrafterSection, path: Path) -> Iterator[tuple[Path, str]]:
+    """Where a drafter and those it is made of name their models, and the folders."""
+    if drafter.model is not None:
+        yield (*path, "model"), drafter.model
+    for index, part in enumerate(drafter.drafters or ()):
+        yield from _drafter_models(part, (*path, "drafters", index))
+
+
+def _models(hop: HopSection, path: Path) -> Iterator[tuple[Path, str]]:
+    if hop.target is not None and hop.target.model is not None:
+        yield (*path, "target", "model"), hop.target.model
+    if hop.drafter is not None:
+        yield from _drafter_models(hop.drafter, (*path, "drafter"))
 
 
 def fingerprint_of(model: str) -> bytes | None:
@@ -295,19 +379,17 @@ def fingerprint_of(model: str) -> bytes | None:
 def check_tokenizers(topology: Topology) -> Iterator[Finding]:
     """Models that are here and do not share the last hop's vocabulary."""
     reference: bytes | None = None
-    for index in reversed(range(len(topology.hops))):
-        if (model := model_of(topology.hops[index])) is None:
-            continue
-        path = ("hops", index, model[0], "model")
+    hops = reversed(list(enumerate(topology.hops)))
+    for path, model in chain.from_iterable(_models(hop, ("hops", index)) for index, hop in hops):
         try:
-            found = fingerprint_of(model[1])
+            found = fingerprint_of(model)
         except PacelineError as error:
             yield Finding(path, error.message, "save the model again")
             continue
         if reference is not None and found is not None and found != reference:
             yield Finding(
                 path,
-                f"the vocabulary of {model[1]} ({found.hex()[:12]}) is not that of the hops above "
+                f"the vocabulary of {model} ({found.hex()[:12]}) is not that of the hops above "
                 f"({reference.hex()[:12]})",
                 "all models of a chain share one tokenizer",
             )

@@ -74,7 +74,8 @@ class DrafterSection(_Section):
     """What writes ahead."""
 
     kind: Text
-    """`onnx`, `torch`, `ngram`, `table`, or the name another installed package registered."""
+    """`onnx`, `torch`, `ngram`, `table`; `cascade`, `vertical`, `adaptive`, `siblings`, `union` of several `drafters`;
+    or the name another installed package registered."""
     num_speculative_tokens: SpeculativeTokens = "auto"
     """Tokens per block; `auto` adapts to cost and acceptance."""
     model: Text | None = None
@@ -89,6 +90,8 @@ class DrafterSection(_Section):
     """Cores it may use (onnx, torch)."""
     max_length: Count | None = None
     """Cap on its context, to bound memory (onnx, torch, table)."""
+    all_rows: bool | None = None
+    """The export must give logits after every token, so that another drafter may guess for it (onnx)."""
     min_ngram: Count | None = None
     """Shortest suffix worth copying after (ngram)."""
     max_ngram: Count | None = None
@@ -97,6 +100,16 @@ class DrafterSection(_Section):
     """Number of token ids (table)."""
     agreement: float | None = None
     """How much it resembles the table target, 0 to 1 (table)."""
+    own_seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None = None
+    """Which errors it makes (table)."""
+    drafters: Annotated[tuple["DrafterSection", ...], Field(min_length=1, max_length=8)] | None = None
+    """What it is made of, the largest first (cascade, vertical, adaptive, siblings, union)."""
+    tokens: Annotated[tuple[Count, ...], Field(max_length=8)] | None = None
+    """Most tokens of a block each of `drafters` writes; the last may be left out and writes the rest (cascade)."""
+    num_guesses: Count | None = None
+    """Tokens guessed for one forward of the drafter before (vertical)."""
+    lengths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] | None = None
+    """Block lengths to choose from (adaptive)."""
     options: dict[str, Any] | None = None
     """Keyword arguments of a drafter from another package, passed on as they are."""
 

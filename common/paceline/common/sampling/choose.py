@@ -43,24 +43,29 @@ class Chooser:
     def __init__(self, rule: Rule, params: SamplingParams, seed: int, vocab_size: int) -> None:
         self._rule = rule
         self._params = params
-        self._seed = seed
+        self.seed = seed
         self._vocab_size = vocab_size
-        self._sibling = 0
+        self._sibling: int | None = None
 
     def for_sibling(self, sibling: int) -> Self:
         """The same choices for another drafter of the same text: what it draws in private is its own.
 
         Args:
-            sibling: Its place in the fixed order of the drafters; 0 draws what a lone drafter draws.
+            sibling: Its place in the fixed order of the drafters, below 256; 0 draws what a lone drafter draws.
         """
         other = copy(self)
-        other._sibling = sibling
+        # Where drafters are made of drafters, places are told apart level by level.
+        other._sibling = sibling if self._sibling is None else 256 * (self._sibling + 1) + sibling
         return other
 
     @property
     def how(self) -> How:
         """What to write on every draft made from these choices."""
         return _HOW[self._rule]
+
+    def apart(self) -> "Chooser":
+        """An equal chooser for guesses that are never proposed: another model's choice stands in their place."""
+        return Chooser(self._rule, self._params, self.seed, self._vocab_size)
 
     def choose(self, logits: NDArray[np.float32], position: int, history: History) -> Choice:
         """Propose the token at `position`.
@@ -87,13 +92,13 @@ class Chooser:
     def _choose(self, row: NDArray[np.float32], position: int, history: History) -> Choice:
         if self._rule is Rule.REJECTION:
             law = quantise(target_law(row, self._params, history))
-            token_id = sample(law, uniform(self._seed, position, Purpose.DRAFT, self._sibling))
+            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT, self._sibling or 0))
             return Choice(token_id, law.prob(token_id), law)
         if self._params.is_greedy:
             return self._greedy(row, history)
         target = target_law(row, self._params, history)
         if self._rule is Rule.COUPLED:
-            token_id = gumbel_pick(target, self._seed, position)
+            token_id = gumbel_pick(target, self.seed, position)
             return Choice(token_id, target.prob(token_id), None)
         return _likeliest(target)
 

@@ -56,6 +56,8 @@ class Purpose(IntEnum):
     """The verifier's own draw: recovered, bonus and filled tokens under rejection."""
     DRAFT = 3
     """The drafter's private draw under rejection."""
+    RELAY = 4
+    """Seed of a relay's own dice under rejection; its "position" is its place in the chain."""
 
 
 def mix64(value: int) -> int:

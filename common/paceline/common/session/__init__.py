@@ -5,16 +5,25 @@ gRPC, in-process and simulated transports drive the same machines, so every rule
 
 from paceline.common.session.edge import Commit, EdgePhase, EdgeSession
 from paceline.common.session.limits import Limits, check_draft, check_open
+from paceline.common.session.relay import RelaySession
+from paceline.common.session.steered import SteeredSession
+from paceline.common.session.steering import Answer, Steer, Steered, Written
 from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
 
 __all__ = [
+    "Answer",
     "Commit",
     "EdgePhase",
     "EdgeSession",
     "Limits",
+    "RelaySession",
+    "Steer",
+    "Steered",
+    "SteeredSession",
     "VerifierPhase",
     "VerifierSession",
     "Work",
+    "Written",
     "check_draft",
     "check_open",
 ]

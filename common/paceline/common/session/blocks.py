@@ -147,6 +147,7 @@ class DeadEnds:
 
     def stale(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
         """Indices of blocks that can never become usable; remembers what they would have led to."""
+        self._forget_until(len(text))
         found: set[int] = set()
         new = set(merge(text, blocks, max_tokens=0).stale) | self._continuing(blocks)
         while new:
@@ -154,10 +155,16 @@ class DeadEnds:
                 self._prefixes.update(_leads_to(blocks[index], len(text)))
             found |= new
             new = self._continuing(blocks) - found
-        self._prefixes = {
-            (length, prefix_hash) for length, prefix_hash in self._prefixes if length > len(text)
-        }
+        self._forget_until(len(text))
         return found
+
+    def bury(self, text: Prefix, length: int) -> None:
+        """The text is about to be cut to `length`: what stood beyond is not to be."""
+        self._prefixes.update((end, text.hash_at(end)) for end in range(length + 1, len(text) + 1))
+
+    def _forget_until(self, length: int) -> None:
+        """Prefixes no longer than the text are compared with it, and may even have come back."""
+        self._prefixes = {one for one in self._prefixes if one[0] > length}
 
     def _continuing(self, blocks: Sequence[Draft]) -> set[int]:
         return {

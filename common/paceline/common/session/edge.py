@@ -3,6 +3,10 @@
 OPENING ──Opened──▶ LIVE ──Finished──▶ FINISHED
    ▲                 │
    └──── reopen ◀────┘ (lost stream: the same text goes on, on any verifier)
+
+A verdict commits. Where the next hop is a relay, provisional verdicts come first: what they say is *known* text, after
+the committed one; drafts continue it, and verdicts commit it or contradict it. Without relays the known text is the
+committed one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,16 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from paceline.common.errors import BadReply, PacelineError, Status
-from paceline.common.messages import Draining, ErrorMessage, Finished, Open, Opened, ServerMessage
+from paceline.common.messages import (
+    Draining,
+    ErrorMessage,
+    Finished,
+    HopReport,
+    Open,
+    Opened,
+    Provisional,
+    ServerMessage,
+)
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
@@ -27,13 +40,27 @@ class EdgePhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Tokens a verdict added to the text."""
+    """What a verdict says the text is."""
 
     position: int
-    """Absolute position of the first one."""
+    """Absolute position of the first token."""
     token_ids: tuple[int, ...]
     origins: tuple[Origin, ...]
+    authors: tuple[int, ...]
+    """How many hops above this side the model is that wrote each token; 0 for a drafted one."""
     verdict: Verdict
+    is_final: bool = True
+    """False: a relay's own opinion, which the hops above it may contradict."""
+
+
+_TokenIds = tuple[int, ...]
+_By = tuple[tuple[Origin, int], ...]
+"""Origin and author of each token."""
+_NOTHING: tuple[_TokenIds, _By] = ((), ())
+
+
+def _accepted(num_tokens: int) -> _By:
+    return ((Origin.ACCEPTED, 0),) * num_tokens
 
 
 class RemoteError(PacelineError):
@@ -77,10 +104,15 @@ class EdgeSession:
         self.request = request
         self.phase = EdgePhase.OPENING
         self.committed = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
+        self.known = Prefix(self.committed)
         self.origins: list[Origin] = [Origin.ACCEPTED] * len(request.committed_token_ids)
         self.opened: Opened | None = None
         self.finish_reason: FinishReason | None = None
+        self.hops: tuple[HopReport, ...] = ()
+        """What each hop did for the text, once it is finished."""
         self.draining = False
+        self._by: dict[int, tuple[Origin, int]] = {}
+        """Who wrote the known tokens beyond the committed ones, by position."""
         self._in_flight: list[Draft] = []
         """Blocks sent that may still become text. What leaves it is decided by content, as on the verifier: it settles
         blocks in any order, and a count alone cannot say which."""
@@ -93,6 +125,7 @@ class EdgeSession:
     def open(self) -> Open:
         """The first message of a connection; after a lost one it carries everything committed so far."""
         self.phase = EdgePhase.OPENING
+        self.known.truncate(len(self.committed))
         self._in_flight.clear()
         self._sent = self._settled = 0
         generated = tuple(self.committed.list(len(self.request.prompt_token_ids)))
@@ -114,14 +147,14 @@ class EdgeSession:
 
         Args:
             base: absolute position of the first token.
-            base_hash: hash of the prefix it continues; may be left out if that prefix is committed.
+            base_hash: hash of the prefix it continues; may be left out if that prefix is known.
             parents: of a tree; see `Draft.parents`.
         Raises:
             ValueError: another tree continues the same text already: a verdict could not say which of them it means.
         """
         draft = Draft(
             base=base,
-            prefix_hash=self.committed.hash_at(base) if base_hash is None else base_hash,
+            prefix_hash=self.known.hash_at(base) if base_hash is None else base_hash,
             token_ids=tuple(token_ids),
             draft_probs=tuple(draft_probs),
             how=how,
@@ -136,9 +169,14 @@ class EdgeSession:
         return draft
 
     @property
+    def end(self) -> int:
+        """Length of the text at most."""
+        return len(self.request.prompt_token_ids) + self.request.max_new_tokens
+
+    @property
     def remaining(self) -> int:
         """Tokens that may still be generated."""
-        return len(self.request.prompt_token_ids) + self.request.max_new_tokens - len(self.committed)
+        return self.end - len(self.committed)
 
     @property
     def is_complete(self) -> bool:
@@ -155,7 +193,7 @@ class EdgeSession:
     # --- from the verifier --------------------------------------------------------------------------------------------
 
     def receive(self, message: ServerMessage) -> Commit | None:
-        """Take an answer; a Commit if it adds to the text.
+        """Take an answer; a Commit if it says something about the text.
 
         Raises:
             BadReply: the verifier broke the protocol; nothing of this message was committed.
@@ -164,6 +202,8 @@ class EdgeSession:
         match message:
             case Verdict():
                 return self._on_verdict(message)
+            case Provisional():
+                return self._on_provisional(message.verdict)
             case Opened():
                 self._on_opened(message)
             case Finished():
@@ -201,6 +241,7 @@ class EdgeSession:
                 field="reason",
             )
         self.finish_reason = message.reason
+        self.hops = message.hops
         self.phase = EdgePhase.FINISHED
 
     def _require(self, phase: EdgePhase, what: str) -> None:
@@ -210,44 +251,87 @@ class EdgeSession:
     def _on_verdict(self, verdict: Verdict) -> Commit | None:
         self._require(EdgePhase.LIVE, "a verdict")
         position = len(self.committed)
-        if verdict.base < position:
-            self._settle(verdict.blocks_settled)
-            return None
-        token_ids, origins = self._committed_by(verdict)
-        for token_id in token_ids:
+        if verdict.base > position:
+            raise BadReply(f"a verdict at {verdict.base} follows {position} committed tokens", field="base")
+        token_ids, by = self._committed_by(verdict) if verdict.base == position else _NOTHING
+        self._know(position, token_ids, by)
+        for token_id, (origin, _) in zip(token_ids, by, strict=True):
+            self._by.pop(len(self.committed), None)
             self.committed.append(token_id)
-        self.origins.extend(origins)
-        self._settle(verdict.blocks_settled)
-        return Commit(position, token_ids, origins, verdict) if token_ids else None
+            self.origins.append(origin)
+        return self._commit(verdict, token_ids, by, is_final=True)
 
-    def _committed_by(self, verdict: Verdict) -> tuple[tuple[int, ...], tuple[Origin, ...]]:
-        """Tokens a verdict adds, checked: a broken or hostile verifier must not corrupt the text."""
-        if verdict.base > len(self.committed):
+    def _on_provisional(self, verdict: Verdict) -> Commit | None:
+        self._require(EdgePhase.LIVE, "a provisional verdict")
+        if verdict.base > len(self.known):
             raise BadReply(
-                f"a verdict at {verdict.base} follows {len(self.committed)} committed tokens", field="base"
+                f"a provisional verdict at {verdict.base} follows {len(self.known)} known tokens",
+                field="base",
             )
-        token_ids = self._drafted_tokens(verdict.num_accepted, verdict.accepted_node)
-        origins: tuple[Origin, ...] = (Origin.ACCEPTED,) * len(token_ids)
-        filled = verdict.filled_token_ids
-        self._check_range(filled, "filled_token_ids")
-        token_ids, origins = (*token_ids, *filled), (*origins, *(Origin.FILLED,) * len(filled))
-        if verdict.next_token_id is not None and verdict.next_origin is not None:
-            self._check_range((verdict.next_token_id,), "next_token_id")
-            token_ids, origins = (*token_ids, verdict.next_token_id), (*origins, verdict.next_origin)
-        if len(token_ids) > self.remaining:
-            raise BadReply(f"{len(token_ids)} tokens where {self.remaining} may follow", field="verdict")
-        self._check_stop(token_ids)
-        return token_ids, origins
+        is_late = verdict.base < len(self.committed)
+        token_ids, by = _NOTHING if is_late else self._known_by(verdict)
+        self._know(verdict.base, token_ids, by)
+        return self._commit(verdict, token_ids, by, is_final=False)
 
-    def _check_range(self, token_ids: tuple[int, ...], field: str) -> None:
+    def _commit(self, verdict: Verdict, token_ids: _TokenIds, by: _By, *, is_final: bool) -> Commit | None:
+        self._settle(verdict.blocks_settled)
+        if not token_ids:
+            return None
+        origins, authors = zip(*by, strict=True)
+        return Commit(verdict.base, token_ids, origins, authors, verdict, is_final)
+
+    def _know(self, position: int, token_ids: _TokenIds, by: _By) -> None:
+        """From `position` on the text is this. What is known beyond it stands while nothing of it is contradicted."""
+        for at, (token_id, who) in enumerate(zip(token_ids, by, strict=True), position):
+            if at == len(self.known) or self.known[at] != token_id:
+                self.known.truncate(at)
+                self.known.append(token_id)
+                self._by[at] = who
+
+    def _committed_by(self, verdict: Verdict) -> tuple[_TokenIds, _By]:
+        """Known tokens first, then drafted ones, then the verifier's own."""
+        known = tuple(self.known[verdict.base : verdict.base + verdict.num_accepted])
+        drafted = self._drafted_tokens(verdict.num_accepted - len(known), verdict.accepted_node)
+        own_ids, own_by = self._written_by(verdict, verdict.filled_token_ids)
+        by = tuple(self._by[at] for at in range(verdict.base, verdict.base + len(known)))
+        return self._checked(verdict, (*known, *drafted, *own_ids), (*by, *_accepted(len(drafted)), *own_by))
+
+    def _known_by(self, verdict: Verdict) -> tuple[_TokenIds, _By]:
+        """A relay names every token: what it says of drafts may have changed more than once before it is heard."""
+        told = verdict.filled_token_ids
+        if verdict.num_accepted > len(told):
+            raise BadReply(f"{verdict.num_accepted} tokens accepted, {len(told)} named", field="num_accepted")
+        own_ids, own_by = self._written_by(verdict, told[verdict.num_accepted :])
+        return self._checked(
+            verdict,
+            (*told[: verdict.num_accepted], *own_ids),
+            (*_accepted(verdict.num_accepted), *own_by),
+        )
+
+    def _written_by(self, verdict: Verdict, filled: _TokenIds) -> tuple[_TokenIds, _By]:
+        """What a hop above this side wrote itself."""
+        author = 1 + verdict.author
+        by: _By = ((Origin.FILLED, author),) * len(filled)
+        if verdict.next_token_id is None or verdict.next_origin is None:
+            return filled, by
+        return (*filled, verdict.next_token_id), (*by, (verdict.next_origin, author))
+
+    def _checked(self, verdict: Verdict, token_ids: _TokenIds, by: _By) -> tuple[_TokenIds, _By]:
+        """A broken or hostile verifier must not corrupt the text."""
         vocab_size = self.opened.vocab_size if self.opened else 1 << 32
         for token_id in token_ids:
             if not 0 <= token_id < vocab_size:
-                raise BadReply(f"token {token_id} is outside 0..{vocab_size - 1}", field=field)
+                raise BadReply(f"token {token_id} is outside 0..{vocab_size - 1}", field="next_token_id")
+        room = self.end - verdict.base
+        if len(token_ids) > room:
+            raise BadReply(f"{len(token_ids)} tokens where {room} may follow", field="verdict")
+        self._check_stop(verdict.base, token_ids)
+        return token_ids, by
 
-    def _check_stop(self, token_ids: tuple[int, ...]) -> None:
+    def _check_stop(self, base: int, token_ids: _TokenIds) -> None:
         stop_token_ids = self.opened.stop_token_ids if self.opened else ()
-        follows_stop = self.is_complete and token_ids
+        has_begun = base > len(self.request.prompt_token_ids)
+        follows_stop = token_ids and has_begun and self.known[base - 1] in stop_token_ids
         if follows_stop or any(token_id in stop_token_ids for token_id in token_ids[:-1]):
             raise BadReply(f"{len(token_ids)} tokens of which some follow a stop token", field="verdict")
 
@@ -260,7 +344,7 @@ class EdgeSession:
         if num_accepted == 0:
             return ()
         chains = [block for block in self._in_flight if not block.parents]
-        draft = merge(self.committed, chains, max_tokens=num_accepted).draft
+        draft = merge(self.known, chains, max_tokens=num_accepted).draft
         if draft is None or len(draft) < num_accepted:
             raise BadReply(
                 f"{num_accepted} tokens accepted, {len(draft) if draft else 0} drafted", field="num_accepted"
@@ -269,7 +353,7 @@ class EdgeSession:
 
     def _path_to(self, accepted_node: int, num_accepted: int) -> tuple[int, ...]:
         """The tokens a verdict about a tree accepts: node and number must agree, and the tree must have been sent."""
-        tree = merge(self.committed, self._trees(), max_tokens=accepted_node + 1).draft
+        tree = merge(self.known, self._trees(), max_tokens=accepted_node + 1).draft
         if tree is None or accepted_node >= len(tree):
             raise BadReply(
                 f"token {accepted_node} of a tree accepted, {len(tree) if tree else 0} drafted",
@@ -285,5 +369,5 @@ class EdgeSession:
 
     def _settle(self, blocks_settled: int) -> None:
         self._settled = max(self._settled, min(blocks_settled, self._sent))
-        stale = self._dead_ends.stale(self.committed, self._in_flight)
+        stale = self._dead_ends.stale(self.known, self._in_flight)
         self._in_flight = [block for index, block in enumerate(self._in_flight) if index not in stale]

@@ -12,6 +12,8 @@ from paceline.common.tokens import Draft, Rule, SamplingParams
 
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
+MAX_RELAYS = 7
+MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,29 @@ def check_open(request: Open, limits: Limits) -> None:
             field="stop_token_ids",
             cure="send fewer",
         )
+    _check_path(request.path)
+    if len(request.request_id) > MAX_NAME or not request.request_id.isprintable():
+        raise InvalidRequest(
+            f"{request.request_id[:MAX_NAME]!r} is too long, or holds control characters",
+            field="request_id",
+            cure=f"at most {MAX_NAME} printable characters",
+        )
     check_sampling(request.sampling, limits.vocab_size)
     check_rule(request.rule, request.sampling, limits.rules)
+
+
+def _check_path(path: tuple[str, ...]) -> None:
+    if len(path) > MAX_RELAYS:
+        raise Incompatible(
+            f"the request came through {len(path)} relays; at most {MAX_RELAYS}",
+            field="path",
+            cure="does the chain loop?",
+        )
+    for name in path:
+        if not name or len(name) > MAX_NAME or not name.isprintable():
+            raise InvalidRequest(
+                f"{name[:MAX_NAME]!r} is no hop's name", field="path", cure="update the relay"
+            )
 
 
 def _check_tokenizer(theirs: bytes, ours: bytes) -> None:

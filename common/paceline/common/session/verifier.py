@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from paceline.common.acceptance import Judgement
+from paceline.common.acceptance import Judgement, judge
 from paceline.common.errors import BadDraft, Busy
-from paceline.common.messages import Feature, FillPolicy, Finished, Open, Opened, ServerMessage
+from paceline.common.messages import Feature, FillPolicy, Finished, HopReport, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
 from paceline.common.sampling.quantised import QuantisedLaw
+from paceline.common.sampling.rows import LogitRows, TargetRows
 from paceline.common.session.blocks import DeadEnds, merge
 from paceline.common.session.limits import Limits, check_draft, check_open
+from paceline.common.session.steering import Answer
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
 DEFAULT_FILL_PASSES = 8
@@ -86,6 +88,8 @@ class VerifierSession:
         )
         self.features = request.features & limits.features
         self.end = len(request.prompt_token_ids) + request.max_new_tokens
+        self.report = HopReport()
+        """What was done for this text."""
         self._cached = 0
         self._waiting: deque[Draft] = deque()
         self._dead_ends = DeadEnds()
@@ -262,9 +266,20 @@ class VerifierSession:
         if work.fence == self.fence:
             self._cached = work.past_length + len(work.token_ids)
 
+    def judge(self, work: Work, logits: LogitRows) -> Judgement:
+        """What the rule decides about a step's draft, from the target's rows for it. Changes nothing.
+
+        Raises:
+            TargetNumerics: the target produced NaN or infinity.
+        """
+        assert work.draft is not None, "a prefill chunk is not judged"
+        request, draft = self.request, work.draft
+        with TargetRows(logits, request.sampling, self.history, draft.token_ids, draft.parents) as rows:
+            return judge(request.rule, draft, rows, request.seed)
+
     def on_judged(
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
-    ) -> list[ServerMessage]:
+    ) -> list[Answer]:
         """Commit what the rule decided; returns the verdict, and Finished if the text is complete."""
         base = len(self.text)
         if work.fence != self.fence or self.phase is not VerifierPhase.LIVE or work.draft is None:
@@ -283,6 +298,7 @@ class VerifierSession:
         self._cached = min(base + num_in_place, len(self.text) - 1)
         self._fills_in_row = self._fills_in_row + 1 if work.is_own else 0
         self._drop_stale()
+        self._tally(work, num_accepted, len(self.text) - base, verify_s)
         verdict: ServerMessage = Verdict(
             base=base,
             num_accepted=0 if work.is_own else num_accepted,
@@ -296,6 +312,17 @@ class VerifierSession:
             accepted_node=path[-1] if work.draft.parents and path else None,
         )
         return [verdict, *self._finish_if_complete()]
+
+    def _tally(self, work: Work, num_accepted: int, num_added: int, verify_s: float) -> None:
+        judged, accepted = (0, 0) if work.is_own or work.draft is None else (len(work.draft), num_accepted)
+        past = self.report
+        self.report = HopReport(
+            num_judged=past.num_judged + judged,
+            num_accepted=past.num_accepted + accepted,
+            num_passes=past.num_passes + 1,
+            num_written=past.num_written + num_added - accepted,
+            verify_s=past.verify_s + verify_s,
+        )
 
     def _until_stop(self, draft: Draft, judgement: Judgement) -> tuple[int, int | None, Origin | None]:
         """A text ends with its first stop token; nothing after it is committed (methods E5)."""

@@ -19,6 +19,9 @@ DRAFTERS: dict[str, str] = {
     "table": "paceline.edge.drafters.table:TableDrafter",
     "siblings": "paceline.edge.drafters.siblings:SiblingsDrafter",
     "union": "paceline.edge.drafters.siblings:UnionDrafter",
+    "cascade": "paceline.edge.drafters.cascade:CascadeDrafter",
+    "vertical": "paceline.edge.drafters.vertical:VerticalDrafter",
+    "adaptive": "paceline.edge.drafters.adaptive:AdaptiveDrafter",
 }
 """Name to "module:factory", as an entry point has it: nothing heavy is imported before it is asked for."""
 
@@ -49,6 +52,30 @@ def load_drafter(kind: str, options: Mapping[str, Any] | None = None) -> Drafter
     return factory(**given)
 
 
+def drafter_from_section(section: Mapping[str, Any], **common: Any) -> Drafter:
+    """Make the drafter that a topology's `drafter` section describes, and those it is made of.
+
+    Args:
+        section: `kind` and options, as plain values; `drafters` holds sections, and None is as good as left out.
+        common: options for every part that has them (`progress`).
+    Raises:
+        InvalidRequest: as `load_drafter`.
+    """
+    options = {
+        name: value for name, value in section.items() if value is not None and name not in _NO_OPTIONS
+    }
+    options |= section.get("options") or {}
+    if "drafters" in options:
+        options["drafters"] = [drafter_from_section(part, **common) for part in options["drafters"]]
+    kind = str(section["kind"])
+    parameters = inspect.signature(_factory(kind)).parameters
+    return load_drafter(kind, {name: common[name] for name in common if name in parameters} | options)
+
+
+_NO_OPTIONS = ("kind", "num_speculative_tokens", "options")
+"""Keys of a section that are not for the drafter."""
+
+
 def drafter_names() -> list[str]:
     """Every drafter that can be loaded here, built in or installed."""
     return sorted({*DRAFTERS, *entry_points(group=ENTRY_POINT_GROUP).names})
@@ -72,6 +99,7 @@ __all__ = [
     "KeepGoing",
     "Proposal",
     "always",
+    "drafter_from_section",
     "drafter_names",
     "load_drafter",
 ]

@@ -8,7 +8,8 @@ truly, and what was drawn is kept.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.common.sampling.choose import Choice, Chooser
 from paceline.common.sampling.history import History
 from paceline.common.tokens import How, Rule, SamplingParams
-from paceline.common.trees import chain, problem
+from paceline.common.trees import chain, depths, problem
 
 SETTINGS: tuple[tuple[Rule, SamplingParams], ...] = (
     (Rule.GREEDY, SamplingParams()),
@@ -44,11 +45,11 @@ class _RecordingChooser(Chooser):
 
     def __init__(self, rule: Rule, params: SamplingParams, vocab_size: int) -> None:
         super().__init__(rule, params, _SEED, vocab_size)
-        self.token_ids: list[int] = []
+        self.made: list[tuple[int, int]] = []
 
     def choose(self, logits: npt.NDArray[np.float32], position: int, history: History) -> Choice:
         choice = super().choose(logits, position, history)
-        self.token_ids.append(choice.token_id)
+        self.made.append((position, choice.token_id))
         return choice
 
 
@@ -101,7 +102,7 @@ def check_drafter(
     *,
     vocab_size: int = 64,
     settings: Iterable[tuple[Rule, SamplingParams]] = SETTINGS,
-    checks: Iterable[Callable[["_Case"], None]] | None = None,
+    without: Collection["Check"] = (),
 ) -> None:
     """Put a drafter through every promise under every rule.
 
@@ -109,7 +110,8 @@ def check_drafter(
         make_drafter: loads it; called once.
         vocab_size: ids to use where the drafter has no vocabulary of its own.
         settings: rules and sampling parameters to run.
-        checks: which of `CHECKS`; all unless given.
+        without: checks of promises that this drafter does not make. None guards the text: a drafter that is to be
+            exact passes `check_proposals_are_sound` and `check_every_choice_is_kept`.
     Raises:
         DrafterFault: the first promise it breaks.
     """
@@ -117,7 +119,7 @@ def check_drafter(
     size = drafter.vocab_size or vocab_size
     for rule, params in settings:
         case = _Case(drafter, rule, params, size)
-        for check in CHECKS if checks is None else checks:
+        for check in (check for check in CHECKS if check not in without):
             try:
                 check(case)
             except DrafterFault:
@@ -157,7 +159,9 @@ def check_proposals_are_sound(case: _Case) -> None:
         return
     case.require(len(proposal.laws) == len(proposal), "every sampled token has its law")
     for token_id, prob, law in zip(proposal.token_ids, proposal.probs, proposal.laws, strict=True):
-        case.require(law.prob(token_id) == prob, "the probability is the law's own")
+        # A copied token has a law of one token; its probability is then an honest estimate, as it always is.
+        is_own = law.prob(token_id) == (1.0 if len(law.token_ids) == 1 else prob)
+        case.require(is_own, "the probability is the law's own")
 
 
 def check_branches_are_sound(case: _Case, proposal: Proposal) -> None:
@@ -179,13 +183,21 @@ def check_every_choice_is_kept(case: _Case) -> None:
     (E11)."""
     chooser = case.chooser()
     session = case.drafter.start(case.prompt, chooser)
-    written: list[int] = []
+    written: Counter[tuple[int, int]] = Counter()
     for _ in range(16):
-        proposal = session.propose(2)
-        written += (*proposal.token_ids, *proposal.branches.token_ids)
+        written += Counter(_places(session.propose(2)))
     session.close()
-    if chooser.token_ids:
-        case.require(chooser.token_ids == written, "a chosen token was dropped, or chosen twice")
+    # A drafter may also copy, so not every place has a choice; but every choice has its place, once.
+    is_whole = not Counter(chooser.made) - written
+    case.require(is_whole, "a chosen token was dropped, or chosen twice")
+
+
+def _places(proposal: Proposal) -> Iterator[tuple[int, int]]:
+    """Position and token of everything proposed, branches as well."""
+    branches = proposal.branches
+    parents = (*chain(len(proposal)), *branches.parents)
+    for depth, token_id in zip(depths(parents), proposal.token_ids + branches.token_ids, strict=True):
+        yield proposal.base + depth, token_id
 
 
 def check_keep_going_stops_after_keeping(case: _Case) -> None:
@@ -297,6 +309,39 @@ def check_gaps_are_refused(case: _Case) -> None:
     twin.close()
 
 
+def check_follows_another_writer(case: _Case) -> None:
+    """Told what another drafter wrote, and whatever that replaced, a session goes on as after any text."""
+    base = len(case.prompt)
+    others = [1, 2, case.prompt[0]]
+    fresh = case.told(others)
+    expected = fresh.propose(4)
+    for own in (0, 2, 5):
+        session = case.start()
+        session.propose(own)
+        session.follow(base, others)
+        case.require(session.length == base + len(others), "the text ends with what it follows")
+        promise = "a session that follows another writer differs from one told the same text"
+        case.require(session.propose(4).token_ids == expected.token_ids, promise)
+        session.follow(base + 1, ())
+        case.require(session.length == base + 1, "following nothing cuts the text")
+        session.observe(base, others)
+        case.require_same(session.propose(4), expected, promise)
+        session.close()
+    _require_refused_follows(case, fresh)
+    fresh.close()
+
+
+def _require_refused_follows(case: _Case, session: DraftSession) -> None:
+    length = session.length
+    for position in (length + 1, len(case.prompt) - 1):
+        try:
+            session.follow(position, [1])
+        except ValueError:
+            case.require(session.length == length, "a refused call leaves the text")
+            continue
+        case.require(False, f"follow({position}) was taken without a ValueError")
+
+
 def check_random_walks_equal_fresh(case: _Case) -> None:
     """Any history of proposing and observing ends where a fresh session told the same text would be."""
     for walk in range(_NUM_WALKS):
@@ -349,7 +394,8 @@ def check_closing_ends_it(case: _Case) -> None:
     expected = first.propose(4)
     first.close()
     first.close()
-    for use in (lambda: first.propose(1), lambda: first.observe(len(case.prompt), [1])):
+    base = len(case.prompt)
+    for use in (lambda: first.propose(1), lambda: first.observe(base, [1]), lambda: first.follow(base, [1])):
         try:
             use()
         except ValueError:
@@ -360,7 +406,9 @@ def check_closing_ends_it(case: _Case) -> None:
     again.close()
 
 
-CHECKS: tuple[Callable[[_Case], None], ...] = (
+Check = Callable[[_Case], None]
+
+CHECKS: tuple[Check, ...] = (
     check_continues_own_text,
     check_proposals_are_sound,
     check_every_choice_is_kept,
@@ -370,6 +418,7 @@ CHECKS: tuple[Callable[[_Case], None], ...] = (
     check_full_acceptance_equals_fresh,
     check_observe_is_idempotent,
     check_gaps_are_refused,
+    check_follows_another_writer,
     check_random_walks_equal_fresh,
     check_sessions_are_independent,
     check_closing_ends_it,

@@ -46,6 +46,20 @@ class ModelRunner(Protocol):
         ...
 
 
+class RowsRunner(ModelRunner, Protocol):
+    """A model that can check another's guesses: it tells what comes after each of several tokens."""
+
+    def forward_rows(self, past_length: int, token_ids: Sequence[int], num_rows: int) -> Logits:
+        """As `forward`, for each of the last `num_rows` tokens.
+
+        Args:
+            num_rows: at most the drafter's `max_rows`, and at most as many as `token_ids`.
+        Returns:
+            Logits `[num_rows, vocab_size]`. May be a view that the next call overwrites.
+        """
+        ...
+
+
 class ModelSession(TextSession):
     """A text written by a language model."""
 
@@ -72,9 +86,13 @@ class ModelSession(TextSession):
         pending = self._tokens[num_cached:]
         if min(pending) < 0 or max(pending) >= self._runner.vocab_size:
             return None  # the target wrote a token this model does not have
-        logits = self._runner.forward(num_cached, pending)
+        logits = self._read(num_cached, pending)
         self._num_cached = position
         return self._chooser.choose(logits, position, self._history)
+
+    def _read(self, num_cached: int, pending: Sequence[int]) -> Logits:
+        """Logits after the text, of which the model has yet to consume `pending`."""
+        return self._runner.forward(num_cached, pending)
 
     def _truncated(self, length: int) -> None:
         self._num_cached = min(self._num_cached, length)
@@ -95,7 +113,19 @@ class ModelDrafter:
     conversation, a session reopened after a lost link), and then only the new part is computed.
     """
 
-    def __init__(self, name: str, make_runner: Callable[[], ModelRunner], vocab_size: int) -> None:
+    def __init__(
+        self, name: str, make_runner: Callable[[], ModelRunner], vocab_size: int, *, max_rows: int = 1
+    ) -> None:
+        """Say what the sessions run on.
+
+        Args:
+            name: for logs and metrics.
+            make_runner: a model with a cache of its own.
+            vocab_size: length of its logits.
+            max_rows: logits rows one forward can return; above 1 the runners are `RowsRunner`s, and other
+                drafters may guess for the model.
+        """
+        self.max_rows = max_rows
         self._name = name
         self._make_runner = make_runner
         self._vocab_size = vocab_size
@@ -114,14 +144,20 @@ class ModelDrafter:
 
     def start(self, prompt_token_ids: Sequence[int], chooser: Chooser) -> ModelSession:
         """Begin a text, on the spare cache if there is one."""
+        runner, num_cached = self.take_runner(prompt_token_ids)
+        return ModelSession(prompt_token_ids, chooser, runner, num_cached, self.give_back)
+
+    def take_runner(self, prompt_token_ids: Sequence[int]) -> tuple[ModelRunner, int]:
+        """A runner for a text of one's own, and how much of the prompt it has consumed; goes to `give_back`."""
         with self._lock:
             spare, self._spare = self._spare, None
         runner, cached = spare if spare is not None else (self._make_runner(), [])
         # The last prompt token is always consumed anew: its logits are what the first draft is chosen from.
         num_cached = min(common_length(cached, prompt_token_ids), max(len(prompt_token_ids) - 1, 0))
-        return ModelSession(prompt_token_ids, chooser, runner, num_cached, self._give_back)
+        return runner, num_cached
 
-    def _give_back(self, runner: ModelRunner, cached: list[int]) -> None:
+    def give_back(self, runner: ModelRunner, cached: list[int]) -> None:
+        """Keep a runner, which has consumed `cached`, for the next text."""
         with self._lock:
             replaced, self._spare = self._spare, (runner, cached)
         if replaced is not None:

@@ -122,6 +122,18 @@ class OnnxModel:
             )
         self.has_one_logits_row = outputs[shape.logits].shape[1] == 1
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Most tokens fed at once."""
+        if self.has_one_logits_row:
+            return MAX_CHUNK_TOKENS
+        return max(1, min(MAX_CHUNK_TOKENS, MAX_LOGITS_BYTES // (4 * self.shape.vocab_size)))
+
+    @property
+    def max_rows(self) -> int:
+        """Logits rows that one run returns."""
+        return 1 if self.has_one_logits_row else self.chunk_tokens
+
 
 class OnnxRunner:
     """One key/value cache over a shared model."""
@@ -131,10 +143,7 @@ class OnnxRunner:
         self._session = model.session
         self._max_length = max_length
         shape = model.shape
-        chunk = MAX_CHUNK_TOKENS
-        if not model.has_one_logits_row:
-            chunk = max(1, min(chunk, MAX_LOGITS_BYTES // (4 * shape.vocab_size)))
-        self._chunk = chunk
+        self._chunk = chunk = model.chunk_tokens
         self._binding = model.session.io_binding()
         self._ids = np.zeros(chunk, np.int64)
         self._num_ids = 0
@@ -168,6 +177,14 @@ class OnnxRunner:
         for start in range(0, num_tokens, self._chunk):
             logits = self._run(past_length + start, token_ids[start : start + self._chunk])
         return logits
+
+    def forward_rows(self, past_length: int, token_ids: Sequence[int], num_rows: int) -> Logits:
+        """Logits after each of the last `num_rows` tokens; see `RowsRunner.forward_rows`."""
+        num_before = max(0, len(token_ids) - self._chunk)
+        if num_before:
+            self.forward(past_length, token_ids[:num_before])
+        self.forward(past_length + num_before, token_ids[num_before:])
+        return self._rows[-num_rows:]
 
     def close(self) -> None:
         """Free the buffers."""
@@ -232,6 +249,7 @@ class OnnxDrafter(ModelDrafter):
         cache_dir: str | Path | None = None,
         num_threads: int = 1,
         max_length: int | None = None,
+        all_rows: bool = False,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Load a draft model.
@@ -243,10 +261,12 @@ class OnnxDrafter(ModelDrafter):
             cache_dir: where exports are kept; None means the user's cache.
             num_threads: cores the model may use; one is fastest for small models.
             max_length: cap on the context, to bound memory; None means the model's own.
+            all_rows: the export must give logits after every token, so that another drafter may guess for it.
             progress: told in one line before anything slow begins.
         """
-        found = resolve_draft_model(model, precision, cache_dir, progress)
+        found = resolve_draft_model(model, precision, cache_dir, progress, all_rows=all_rows)
         self.model = OnnxModel(found.onnx_dir, num_threads=num_threads)
         context = self.model.shape.context_length
         length = context if max_length is None else min(max_length, context)
-        super().__init__("onnx", lambda: OnnxRunner(self.model, length), self.model.shape.vocab_size)
+        vocab_size, max_rows = self.model.shape.vocab_size, self.model.max_rows
+        super().__init__("onnx", lambda: OnnxRunner(self.model, length), vocab_size, max_rows=max_rows)

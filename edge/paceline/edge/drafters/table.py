@@ -34,6 +34,13 @@ class TableRunner:
         self._prefix.extend(token_ids)
         return self._drafter.logits(self._prefix.hash_at(len(self._prefix)))
 
+    def forward_rows(self, past_length: int, token_ids: Sequence[int], num_rows: int) -> Logits:
+        """Logits after each of the last `num_rows` tokens; see `RowsRunner.forward_rows`."""
+        self.forward(past_length, token_ids)
+        end = len(self._prefix)
+        lengths = range(end - num_rows + 1, end + 1)
+        return np.stack([self._drafter.logits(self._prefix.hash_at(length)) for length in lengths])
+
     def close(self) -> None:
         """Forget the hashes."""
         self._prefix.truncate(0)
@@ -70,7 +77,7 @@ class TableDrafter(ModelDrafter):
         self._own_seed = own_seed
         self._agreement = np.float32(agreement)
         self._scale = scale
-        super().__init__("table", lambda: TableRunner(self), vocab_size)
+        super().__init__("table", lambda: TableRunner(self), vocab_size, max_rows=max_length)
 
     def logits(self, prefix_hash: int) -> Logits:
         """Logits after the prefix with this hash."""

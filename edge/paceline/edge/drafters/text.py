@@ -65,6 +65,15 @@ class TextSession(ABC):
         self._committed(position + len(committed))
         return num_agreed
 
+    def follow(self, position: int, token_ids: Sequence[int]) -> None:
+        """Go on after another drafter's tokens; see `DraftSession.follow`."""
+        self._require_open()
+        if not self._num_prompt <= position <= len(self._tokens):
+            raise ValueError(f"position {position} is not in {self._num_prompt}..{len(self._tokens)}")
+        self._truncate(position)
+        for token_id in token_ids:
+            self._append(token_id)
+
     def close(self) -> None:
         """Refuse any further use; a subclass also frees its buffers."""
         self._is_closed = True

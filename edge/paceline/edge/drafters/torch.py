@@ -33,12 +33,19 @@ class TorchRunner:
 
     def forward(self, past_length: int, token_ids: Sequence[int]) -> Logits:
         """Consume `token_ids` after `past_length` cached tokens; see `ModelRunner.forward`."""
+        logits: Logits = self.forward_rows(past_length, token_ids, 1)[0]
+        return logits
+
+    def forward_rows(self, past_length: int, token_ids: Sequence[int], num_rows: int) -> Logits:
+        """Logits after each of the last `num_rows` tokens; see `RowsRunner.forward_rows`."""
         torch = self._torch
         self._cache.crop(past_length - self._cache.get_seq_length())
         with torch.inference_mode():
             ids = torch.tensor([list(token_ids)], device=self._model.device)
-            output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        logits: Logits = output.logits[0, -1].float().cpu().numpy()
+            output = self._model(
+                input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=num_rows
+            )
+        logits: Logits = output.logits[0].float().cpu().numpy()
         return logits
 
     def close(self) -> None:
@@ -85,4 +92,4 @@ class TorchDrafter(ModelDrafter):
         context = int(self.model.config.max_position_embeddings)
         length = context if max_length is None else min(max_length, context)
         vocab_size = int(self.model.config.vocab_size)
-        super().__init__("torch", lambda: TorchRunner(self.model, length), vocab_size)
+        super().__init__("torch", lambda: TorchRunner(self.model, length), vocab_size, max_rows=length)

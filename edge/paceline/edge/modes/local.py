@@ -14,7 +14,7 @@ async def local(run: Run) -> AsyncIterator[Event]:
     """Propose blocks until a stop token, the length, or the drafter's end."""
     drafting = run.drafting()
     stop_token_ids = run.stop_token_ids
-    remaining = run.request.max_new_tokens
+    remaining = run.request.end - len(run.request.text)
     run.report.finish_reason = FinishReason.LENGTH
     try:
         while remaining > 0:
@@ -22,7 +22,8 @@ async def local(run: Run) -> AsyncIterator[Event]:
             token_ids = _until_stop(proposal.token_ids, stop_token_ids)
             if not token_ids:
                 return
-            yield TokensEvent(proposal.base, token_ids, (Origin.UNVERIFIED,) * len(token_ids))
+            count = len(token_ids)
+            yield TokensEvent(proposal.base, token_ids, (Origin.UNVERIFIED,) * count, (0,) * count)
             remaining -= len(token_ids)
             if token_ids[-1] in stop_token_ids:
                 run.report.finish_reason = FinishReason.STOP

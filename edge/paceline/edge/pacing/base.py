@@ -14,8 +14,8 @@ from paceline.edge.request import Round
 class Situation:
     """Where a generation stands on this side when somebody has to decide."""
 
-    committed: int
-    """Length of the committed text."""
+    known: int
+    """Length of the text as the next hop has it."""
     ahead_probs: Sequence[float]
     """Draft probabilities of the tokens written beyond it, in order."""
     num_unsent: int
@@ -36,11 +36,12 @@ class Learned:
     verdict: Verdict
     now_s: float
     since_s: float
-    """Seconds since the verdict before it; 0 for the first of a connection, which the prompt delays."""
-    num_committed: int
-    """Tokens it added to the text."""
-    committed: int
-    """Length of the text after it."""
+    """Seconds since the verdict before it that added to the text; 0 for the first of a connection, which the prompt
+    delays."""
+    num_added: int
+    """Tokens it added to the text as the next hop has it."""
+    known: int
+    """Length of that text after it."""
     judged: tuple[tuple[float, bool], ...] = ()
     """Draft probability of each drafted token that was spoken about, and whether it stands."""
     contradicted: bool = False

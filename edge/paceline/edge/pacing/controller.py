@@ -22,14 +22,13 @@ from paceline.edge.request import Decision, GenerationRequest
 _GAIN = 1.03
 """What another way of working must promise before it is taken."""
 _THRIFTY = 0.5
-"""Weight of target passes from which on none is spent on filling. Fill is settled when a session opens, so nothing but
-rounds is left then."""
+"""Weight of target passes from which on none is spent on filling: nothing but rounds is left then."""
 _EVERY = 4
 """Verdicts between two looks at the figures: a prediction costs a fraction of a millisecond."""
 _SHADOW_EVERY = 24
 """Committed tokens between two blocks that are drafted for comparison alone while nothing is sent."""
 _SHADOW_BLOCK = 4
-_ECHO_EVERY_S = 0.25
+_ECHO_EVERY_S = 0.1
 
 
 class Controller:
@@ -54,10 +53,13 @@ class Controller:
         self._echo_s = 0.0
         immune = request.effective_rule is not Rule.REJECTION
         thrift = request.objective.weight
-        self._lookahead = Lookahead(estimates, immune=immune, waits=thrift > _THRIFTY, thrift=thrift)
+        self.fill = request.fill or (FillPolicy.OFF if thrift > _THRIFTY else FillPolicy.AUTO)
+        self._ways = _ways(self.fill, is_thrifty=thrift > _THRIFTY)
+        self._lookahead = Lookahead(
+            estimates, immune=immune, waits=self.fill is FillPolicy.OFF, thrift=thrift
+        )
         self._predictions = self._predict()
         self.way = self._first_way()
-        self.fill = request.fill or (FillPolicy.OFF if thrift > _THRIFTY else FillPolicy.AUTO)
         self._why = "first guess" if not self._predictions else self._comparison()
 
     @property
@@ -86,21 +88,25 @@ class Controller:
         block = self._request.num_speculative_tokens
         if block is None:
             return self._lookahead.plan(situation)
+        if self.way is Way.ROUNDS and situation.blocks_in_flight:
+            block += 1  # the verifier's own token takes the place of the first
         return Plan(block)
 
     def _shadow(self, situation: Situation) -> Plan | None:
         """Now and then a few tokens are written and compared with what the verifier says, at no cost to it."""
-        if situation.ahead_probs or situation.committed < self._shadow_at:
+        if situation.ahead_probs or situation.known < self._shadow_at:
             return None
-        self._shadow_at = situation.committed + _SHADOW_EVERY
+        self._shadow_at = situation.known + _SHADOW_EVERY
         return Plan(_SHADOW_BLOCK)
 
     def wants_echo(self, situation: Situation) -> bool:
-        """Only while nothing else measures the link."""
-        due = self.way is Way.CLOUD and situation.now_s - self._echo_s >= _ECHO_EVERY_S
-        if due:
+        """Only while nothing else measures the link; at once after one that says the link has changed."""
+        if self.way is not Way.CLOUD:
+            return False
+        is_due = situation.now_s - self._echo_s >= _ECHO_EVERY_S or not self._estimates.round_trip.is_settled
+        if is_due:
             self._echo_s = situation.now_s
-        return due
+        return is_due
 
     # --- what was learnt ----------------------------------------------------------------------------------------------
 
@@ -115,10 +121,10 @@ class Controller:
     def learn(self, learned: Learned) -> None:
         """Fit the rest; look at the figures every few verdicts."""
         self._estimates.learn(learned)
-        if learned.num_committed and learned.since_s:
+        if learned.num_added and learned.since_s:
             predicted = self._predictions.get(self.way)
             self._records[self.way].observe(
-                learned.num_committed, learned.since_s, predicted.tokens_per_s if predicted else 0.0
+                learned.num_added, learned.since_s, predicted.tokens_per_s if predicted else 0.0
             )
         self._num_verdicts += 1
         if self._num_verdicts % _EVERY == 0:
@@ -126,17 +132,16 @@ class Controller:
 
     def _decide(self, learned: Learned) -> None:
         self._predictions = self._predict()
-        if not self._predictions or self.fill is FillPolicy.OFF:
+        if not self._predictions:
             return
         for way, record in self._records.items():
             if way is not self.way:
                 record.forget()
-        best = max(Way, key=self._score)
+        best = max(self._ways, key=self._score)
         if self._score(best) > _GAIN * self._score(self.way):
             self.way = best
-            self._records[best].begin()
             self._why = self._comparison()
-            self._note(learned.committed, learned.now_s)
+            self._note(learned.known, learned.now_s)
 
     # --- predictions --------------------------------------------------------------------------------------------------
 
@@ -149,7 +154,7 @@ class Controller:
         ahead = min(window, self._lookahead.typical_length)
         return {
             Way.CLOUD: predict_cloud(costs),
-            Way.STREAM: predict_stream(costs, block, ahead, fill=True),
+            Way.STREAM: predict_stream(costs, block, ahead, fill=self.fill is not FillPolicy.OFF),
             Way.ROUNDS: predict_sync(costs, best_sync_length(costs)),
         }
 
@@ -159,9 +164,7 @@ class Controller:
         return self._request.objective.score(rate, prediction.passes_per_token)
 
     def _first_way(self) -> Way:
-        if self._request.objective.weight > _THRIFTY:
-            return Way.ROUNDS
-        return max(Way, key=self._score) if self._predictions else Way.STREAM
+        return max(self._ways, key=self._score) if self._predictions else self._ways[0]
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +178,7 @@ class Controller:
     def _note_first(self, situation: Situation) -> None:
         if self._began_s is None:
             self._began_s = situation.now_s
-            self._note(situation.committed, situation.now_s)
+            self._note(situation.known, situation.now_s)
 
     def _note(self, committed: int, now_s: float) -> None:
         estimates, began_s = self._estimates, self._began_s
@@ -194,6 +197,15 @@ class Controller:
 
     def _block_text(self) -> str:
         return str(self._request.num_speculative_tokens or f"about {self._lookahead.block}")
+
+
+def _ways(fill: FillPolicy, *, is_thrifty: bool) -> tuple[Way, ...]:
+    """Those that get on with this fill; what is taken first while nothing is known leads."""
+    if is_thrifty:
+        return (Way.ROUNDS,)
+    if fill in (FillPolicy.OFF, FillPolicy.BOUNDED):
+        return (Way.STREAM, Way.ROUNDS)  # who sends nothing would wait for ever
+    return (Way.STREAM, Way.CLOUD, Way.ROUNDS)
 
 
 def controller(request: GenerationRequest, estimates: Estimates, log: list[Decision]) -> Controller:

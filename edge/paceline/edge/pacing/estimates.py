@@ -12,6 +12,9 @@ from paceline.edge.pacing.ways import Record, Way
 
 _RECENT = 6
 """Round trips that are remembered: a change of the link is believed after as many blocks."""
+_NEWS = 0.25
+"""A round trip that differs by such a share from the usual ones may be a change of the link."""
+_NOISE_S = 0.003
 _KEEP = 0.95
 """Weight of the past in running sums, per verdict."""
 
@@ -47,6 +50,13 @@ class RoundTrip:
         """The median of the recent ones."""
         recent = sorted(self._recent)
         return recent[len(recent) // 2] if recent else self._believed
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the last one says nothing new."""
+        return not self._recent or abs(self._recent[-1] - self.typical_s) <= max(
+            _NEWS * self.typical_s, _NOISE_S
+        )
 
 
 @dataclass(slots=True)
@@ -101,12 +111,12 @@ class Estimates:
             self.confidence.observe(prob, stood)
         if learned.round_trip_s is not None:
             self.round_trip.observe(learned.round_trip_s)
-        if learned.num_committed and learned.since_s:
+        if learned.num_added and learned.since_s:
             verdict = learned.verdict
             if verdict.verify_s:
                 self.verify.observe(1 + verdict.num_judged, verdict.verify_s)
             self.queue_s += 0.1 * (verdict.queue_s - self.queue_s)
-            self.pace.observe(learned.num_committed, learned.since_s)
+            self.pace.observe(learned.num_added, learned.since_s)
 
     @property
     def draft_token_s(self) -> float:

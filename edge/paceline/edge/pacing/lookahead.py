@@ -7,8 +7,11 @@ Drafting goes on while a further token is worth more than it costs: Dinkelbach's
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from paceline.common.calibration import Calibration
+from paceline.common.drafter import Drafter, is_even
+from paceline.common.errors import InvalidRequest
 from paceline.common.messages import FillPolicy
 from paceline.common.tokens import Rule
 from paceline.edge.draft_length import MAX_ADAPTIVE_TOKENS, Plan
@@ -33,6 +36,23 @@ def is_immune(request: GenerationRequest, fill: FillPolicy) -> bool:
     own pick either way.
     """
     return request.effective_rule is not Rule.REJECTION or fill is FillPolicy.OFF
+
+
+def without_race(request: GenerationRequest, drafter: Drafter | None) -> GenerationRequest:
+    """The request with fill off where filling would race with blocks whose pace depends on what was drawn.
+
+    Raises:
+        InvalidRequest: such a race was asked for.
+    """
+    if request.effective_rule is not Rule.REJECTION or drafter is None or is_even(drafter):
+        return request
+    if request.fill not in (None, FillPolicy.OFF):
+        raise InvalidRequest(
+            f"{request.fill} would bias rejection sampling with the drafter {drafter.name}",
+            field="fill",
+            cure="leave it to the mode, or use the rule coupled",
+        )
+    return replace(request, fill=FillPolicy.OFF)
 
 
 class Lookahead:

@@ -20,22 +20,22 @@ class Way(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """How a way of working did beside what was predicted of it."""
+    """How a way of working did beside what was predicted of it, lately."""
 
     ratio: float = 1.0
     tokens: float = 0.0
-    seconds: float = 0.0
-
-    def begin(self) -> None:
-        """A new stretch."""
-        self.tokens = self.seconds = 0.0
+    predicted: float = 0.0
+    """Tokens that were predicted for the same stretches, each by the figures of its time: a change of the link is none
+    of the way's doing."""
 
     def observe(self, tokens: int, seconds: float, predicted_per_s: float) -> None:
         """Tokens that took so long; trusted little while few."""
+        if not predicted_per_s:
+            return
         self.tokens = 0.97 * self.tokens + tokens
-        self.seconds = 0.97 * self.seconds + seconds
-        if self.tokens > 16 and predicted_per_s:
-            measured = self.tokens / self.seconds / predicted_per_s
+        self.predicted = 0.97 * self.predicted + predicted_per_s * seconds
+        if self.tokens > 16:
+            measured = self.tokens / self.predicted
             self.ratio += 0.05 * (min(max(measured, 0.5), 2.0) - self.ratio)
 
     def forget(self) -> None:

@@ -1,0 +1,113 @@
+"""A relay's own end of one generation: a verifier session whose text the hops above may rewrite.
+
+Its model judges what the hop below drafts and writes on where nothing is drafted, as any verifier's. What it says is an
+opinion: it becomes the relay's draft for the hop above, and only what the last hop says is committed. So such a session
+never finishes a text; it writes as far as its `horizon`, and `steer` tells it what the text has become.
+
+Under rejection what it says is drawn from its own law, made sparse and quantised first (methods 6.1), with dice of its
+own: coins shared with the hop above would correlate its choices with their acceptance.
+"""
+
+from collections.abc import Callable
+
+from paceline.common.acceptance import Judgement, judge
+from paceline.common.messages import Feature, ServerMessage
+from paceline.common.sampling.noise import Purpose, key
+from paceline.common.sampling.opinion import OpinionRows, QuantisedOpinionRows
+from paceline.common.sampling.quantised import QuantisedLaw
+from paceline.common.sampling.rows import LogitRows
+from paceline.common.session.limits import Limits
+from paceline.common.session.steering import Answer, Steer, Steered, Written
+from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
+from paceline.common.tokens import Draft, How, Rule, Verdict
+
+
+class SteeredSession(VerifierSession):
+    """See above.
+
+    Args:
+        opening: the client's Open, and where in the chain this hop stands.
+        limits: what this hop accepts.
+    """
+
+    def __init__(self, opening: Steered, limits: Limits) -> None:
+        super().__init__(opening.request, limits)
+        self.features -= {Feature.TREE}  # what it says becomes a chain, and so must be what it is asked
+        self.horizon = len(self.text)
+        request = opening.request
+        self._is_rejection = request.rule is Rule.REJECTION
+        self._dice_seed = (
+            key(request.seed, opening.depth, Purpose.RELAY) if self._is_rejection else request.seed
+        )
+        self._said: tuple[tuple[float, QuantisedLaw | None], ...] = ()
+
+    def steer(self, message: Steer) -> list[ServerMessage]:
+        """Follow the hops above; an empty verdict gives back the credit of blocks that became stale."""
+        for at, token_id in enumerate(message.token_ids, message.base):
+            if at < len(self.text):
+                if self.text[at] == token_id:
+                    continue
+                self._truncate(at)
+            self.text.append(token_id)
+            self.history.push(token_id)
+        self.horizon = message.horizon
+        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+
+    def _truncate(self, length: int) -> None:
+        self.fence += 1
+        self._dead_ends.bury(self.text, length)
+        self.text.truncate(length)
+        self.history.truncate(length - len(self.request.prompt_token_ids))
+        self._cached = min(self._cached, length)
+
+    @property
+    def is_resting(self) -> bool:
+        """Nothing is to be written: far enough ahead, or the text is complete as far as this hop knows."""
+        is_stopped = self.num_generated > 0 and self.text[-1] in self.stop_token_ids
+        return is_stopped or len(self.text) >= min(self.horizon, self.end)
+
+    def next_work(
+        self, max_prefill_tokens: int, own_draft: Callable[[], Draft | None] | None = None
+    ) -> Work | None:
+        """See `VerifierSession.next_work`; while resting the cache follows the text, and nothing else is done."""
+        if not self.is_resting:
+            return super().next_work(max_prefill_tokens, own_draft)
+        num_tokens = min(self.num_uncached, max_prefill_tokens)
+        return self._prefill(num_tokens) if num_tokens > 0 and self.phase is VerifierPhase.LIVE else None
+
+    def judge(self, work: Work, logits: LogitRows) -> Judgement:
+        """See `VerifierSession.judge`; remembers what the tokens were drawn from."""
+        assert work.draft is not None, "a prefill chunk is not judged"
+        request = self.request
+        rows_of = QuantisedOpinionRows if self._is_rejection else OpinionRows
+        with rows_of(logits, request.sampling, self.history, work.draft.token_ids) as rows:
+            judgement = judge(request.rule, work.draft, rows, self._dice_seed)
+            token_ids = work.draft.token_ids[: judgement.num_accepted]
+            if judgement.next_token_id is not None:
+                token_ids = (*token_ids, judgement.next_token_id)
+            self._said = tuple(rows.said(index, token_id) for index, token_id in enumerate(token_ids))
+        return judgement
+
+    def on_judged(
+        self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
+    ) -> list[Answer]:
+        """See `VerifierSession.on_judged`; a verdict becomes a draft for the hop above."""
+        base = len(self.text)
+        prefix_hash = self.text.hash_at(base)
+        answers = super().on_judged(work, judgement, verify_s, queue_s)
+        return [self._written(one, prefix_hash) if isinstance(one, Verdict) else one for one in answers]
+
+    def _written(self, verdict: Verdict, prefix_hash: int) -> Written:
+        token_ids = tuple(self.text[verdict.base :])
+        said = self._said[: len(token_ids)]
+        laws = tuple(law for _, law in said if law is not None)
+        return Written(prefix_hash, verdict, token_ids, tuple(prob for prob, _ in said), self._how, laws)
+
+    @property
+    def _how(self) -> How:
+        if self._is_rejection:
+            return How.SAMPLED
+        return How.ONE_HOT if self.request.sampling.is_greedy else How.SHARED_NOISE
+
+    def _finish_if_complete(self) -> list[ServerMessage]:
+        return []  # only the last hop knows
