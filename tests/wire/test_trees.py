@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.common import acceptance
 from paceline.common.acceptance import Judgement
+from paceline.common.errors import PacelineError
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import target_law
 from paceline.common.session import EdgeSession
 from paceline.common.tokens import Draft, How, Origin, Rule, SamplingParams
 from paceline.common.trees import ROOT, siblings
+from paceline.edge.client import Client
 from paceline.edge.drafters.ngram import NgramDrafter
 from paceline.edge.drafters.siblings import SiblingsDrafter, UnionDrafter
 from paceline.edge.drafters.table import TableDrafter
@@ -121,6 +124,30 @@ async def test_an_engine_without_trees_gets_chains(serve: Any, monkeypatch: pyte
         request = GenerationRequest(PROMPT, 24, num_speculative_tokens=3)
         assert (await client.complete(request, "sync")).token_ids == served.text(request)
     assert not sent
+
+
+async def test_a_relay_gets_chains(serve: Any, relay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay's opinion is a chain, so trees are not agreed on; the text is the target's all the same."""
+    sent = trees_sent(monkeypatch)
+    middle = TableEngine(64, 7, spread=2.0, max_context=1024, resembles=0, agreement=0.9)
+    async with serve() as served, relay(served, [middle], "grpc") as (_, way):
+        async with asyncio.timeout(30):
+            client = Client(way, UnionDrafter([table(1), table(2)]))
+            await until_there(client)
+            for mode in ("sync", "auto"):
+                request = GenerationRequest(PROMPT, 40, num_speculative_tokens=3)
+                assert (await client.complete(request, mode)).token_ids == served.text(request)
+            await client.close()
+    assert not sent
+
+
+async def until_there(client: Client) -> None:
+    """Connect once the relay has heard from the hop above it."""
+    while True:
+        with suppress(PacelineError):
+            await client.connect()
+            return
+        await asyncio.sleep(0)
 
 
 async def test_a_tree_keeps_to_the_verifiers_limit(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
