@@ -5,17 +5,18 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from paceline.cli.cloud import READY_PREFIX
 from paceline.cli.main import main
+from paceline.cli.serving import READY_PREFIX
 from paceline.edge.draft_model import resolve_draft_model
 
 TIMEOUT_S = 240
@@ -52,6 +53,18 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(*arguments: object) -> list[str]:
     """The command line of a `paceline` process."""
     return [sys.executable, "-m", "paceline.cli.main", *map(str, arguments)]
+
+
+@pytest.fixture
+def unused_ports() -> Callable[[int], list[int]]:
+    """Ports of loopback that were free a moment ago."""
+
+    def find(count: int) -> list[int]:
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+            return [one.getsockname()[1] for one in sockets]
+
+    return find
 
 
 @pytest.fixture

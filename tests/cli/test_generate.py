@@ -104,7 +104,7 @@ def test_a_drafter_may_come_from_a_topology_file(inline, models, tmp_path) -> No
     file, pico = tmp_path / "chain.yaml", models / "pico"
     file.write_text(COMBINED.replace("PICO", str(pico)))
     options = ["--prompt", PROMPT, "--mode", "local", "--max-new-tokens", 24, "--json"]
-    combined = json.loads(inline("edge", "generate", *options, "--drafter", file).out)
+    combined = json.loads(inline("edge", "generate", *options, "--topology", file).out)
     alone = json.loads(inline("edge", "generate", *options, "--drafter", "torch", "--draft-model", pico).out)
     check_contract(combined)
     assert combined["token_ids"] == alone["token_ids"]

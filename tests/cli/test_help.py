@@ -11,12 +11,16 @@ COMMANDS = (
     ("bench",),
     ("cloud",),
     ("cloud", "serve"),
+    ("cloud", "relay"),
     ("edge",),
     ("edge", "generate"),
     ("edge", "chat"),
     ("models",),
     ("topology",),
     ("topology", "check"),
+    ("topology", "graph"),
+    ("topology", "plan"),
+    ("topology", "up"),
 )
 
 

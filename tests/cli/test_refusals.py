@@ -68,20 +68,17 @@ def test_an_unknown_drafter_is_refused(inline, pico) -> None:
     inline(*GENERATE, *arguments).complains("'oracle'", "ngram", "onnx", "torch")
 
 
-def test_a_topology_without_a_drafter_to_load_is_refused(inline, pico, tmp_path) -> None:
-    """A file that is not there, one without a drafter, a drafter without models, a model nobody would use."""
+def test_a_topology_without_a_drafter_to_load_is_refused(inline, tmp_path) -> None:
+    """A file that is not there, and a drafter without models or tokenizer."""
     last = "  - {name: b, listen: 127.0.0.1:1, target: {kind: table}}"
-    chain = f"version: 1\nhops:\n  - {{name: a, upstream: b%s}}\n{last}\n"
-    none, copies = tmp_path / "none.yaml", tmp_path / "copies.yml"
-    none.write_text(chain % "")
-    copies.write_text(chain % ", drafter: {kind: cascade, drafters: [{kind: ngram}]}")
-    for file, more, words in (
-        (tmp_path / "absent.yaml", (), ("no such file",)),
-        (none, (), ("drafter", "the first hop", "give it one")),
-        (copies, (), ("tokenizer", "no drafter has a model", "--tokenizer DIR")),
-        (copies, ("--draft-model", pico), ("draft_model", "is not used", "names the models")),
+    copies = tmp_path / "copies.yml"
+    drafter = "{kind: cascade, tokens: [2], drafters: [{kind: ngram}, {kind: ngram}]}"
+    copies.write_text(f"version: 1\nhops:\n  - {{name: a, upstream: b, drafter: {drafter}}}\n{last}\n")
+    for file, words in (
+        (tmp_path / "absent.yaml", ("no such file",)),
+        (copies, ("tokenizer", "no drafter has a model", "--tokenizer DIR")),
     ):
-        inline(*GENERATE, "--prompt", "a", "--drafter", file, *more).complains(*words)
+        inline("edge", "generate", "--prompt", "a", "--topology", file).complains(*words)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+import grpc
 import psutil
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 PROMPT = "import os\nimport sys\n\n"
 
@@ -65,6 +68,26 @@ def test_sigterm_lets_live_texts_finish(start, serve, pico) -> None:
         assert process.returncode == 0, err
         assert json.loads(out)["usage"]["completion_tokens"] == 100
         assert server.wait(60) == 0
+
+
+def test_a_second_signal_ends_at_once_with_a_text_under_way(start, serve, pico) -> None:
+    """Whoever asks twice does not wait for the text: the process ends, and the client says that it is gone."""
+    with serve("--drain-s", "600", "--verify-floor-ms", "50") as (server, address):
+        process = start(
+            "edge", "generate", "--verifier", address, "--draft-model", pico, "--mode", "cloud",
+            "--max-new-tokens", 1500, "--ignore-eos", "--reconnect-s", 1, "--prompt", PROMPT,
+        )  # fmt: skip
+        server.stderr.readline()
+        wait_for_session(address)
+        assert os.read(process.stdout.fileno(), 1)
+        server.send_signal(signal.SIGINT)
+        with grpc.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while health.Check(HealthCheckRequest()).status == HealthCheckResponse.SERVING:
+                pass
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert process.wait(60) == 4
 
 
 def wait_for_session(address: str) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from paceline.cli.topology import app
@@ -21,12 +22,13 @@ def test_check_prints_the_hops_and_ok() -> None:
     assert all(word in result.stdout for word in ("device", "drafter", "cloud", "verifier", "ok"))
 
 
-def test_check_says_what_cannot_be_run() -> None:
-    """A chain with relays checks, and the output says that this version does not run it."""
+def test_check_shows_the_way_past_an_optional_hop() -> None:
+    """A relay the chain can do without is marked, and the hop below shows where else it may go."""
     result = CliRunner().invoke(app, ["check", str(TOPOLOGIES / "edge-metro-cloud.yaml")])
 
     assert result.exit_code == 0
-    assert "this version runs chains of 2" in result.stdout
+    assert all(word in result.stdout for word in ("relay", "(optional)", "or cloud.example:7443"))
+    assert "note" not in result.stdout
 
 
 def test_check_json_is_one_object() -> None:
@@ -35,9 +37,70 @@ def test_check_json_is_one_object() -> None:
 
     report = json.loads(result.stdout)
     assert report["ok"] is True
-    assert report["runnable"] is True
-    assert [hop["role"] for hop in report["hops"]] == ["drafter", "verifier"]
-    assert report["hops"][0]["upstream"] == "127.0.0.1:7443"
+    assert [hop["role"] for hop in report["hops"]] == ["drafter", "relay", "verifier"]
+    assert report["hops"][0]["upstream"] == "127.0.0.1:7444"
+    assert report["hops"][0]["upstreams"] == ["127.0.0.1:7444", "127.0.0.1:7443"]
+
+
+SECRETS = {
+    "WHO": "waldorf",
+    "PORT": "61234",
+    "MODEL": "secret/model",
+    "CLOUD": "hidden.example:9876",
+    "KIND": "ngram",
+}
+FROM_ENVIRONMENT = """\
+version: 1
+hops:
+  - {name: phone, upstream: "${CLOUD}", drafter: {kind: "${KIND}"}}
+  - {name: "${WHO}", listen: "0.0.0.0:${PORT}", target: {model: "${MODEL}"}}
+  - {name: last, listen: "0.0.0.0:1${NOTHING:-234}", target: {model: "models/base"}}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check",),
+        ("check", "--json"),
+        ("graph",),
+        ("graph", "--format", "mermaid"),
+        ("graph", "--format", "dot"),
+    ],
+    ids=" ".join,
+)
+def test_what_comes_from_the_environment_is_not_shown(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every picture of a chain a reference stands for its value."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "chain.yaml"
+    file.write_text(FROM_ENVIRONMENT)
+    result = CliRunner().invoke(app, [*command, str(file)])
+
+    assert result.exit_code == 0, result.output
+    assert not [value for value in SECRETS.values() if value in result.output]
+    assert "${WHO}" in result.output
+    assert "${MODEL}" in result.output
+
+
+def test_a_graph_has_every_hop_and_every_way() -> None:
+    """Three hops, two links, and a dashed way past the middle one, in both languages."""
+    file = str(TOPOLOGIES / "edge-metro-cloud.yaml")
+    mermaid = CliRunner().invoke(app, ["graph", "--format", "mermaid", file]).stdout.splitlines()
+    dot = CliRunner().invoke(app, ["graph", "--format", "dot", file]).stdout
+    boxes = CliRunner().invoke(app, ["graph", file]).stdout
+
+    assert mermaid[0] == "flowchart LR"
+    assert [line.split("[")[0].strip() for line in mermaid[1:4]] == ["h0", "h1", "h2"]
+    assert mermaid[4:] == ["    h0 -->|5 ms| h1", "    h0 -.-> h2", "    h1 -->|100 ms| h2"]
+    assert dot.startswith("digraph chain {")
+    assert dot.count("->") == 3
+    assert dot.count("style=dashed") == 2
+    assert [boxes.index(name) for name in ("phone", "metro", "cloud")] == sorted(
+        boxes.index(name) for name in ("phone", "metro", "cloud")
+    )
 
 
 def test_schema_prints_the_schema() -> None:

@@ -121,7 +121,7 @@ CASES = (
         11,
         "hops[1].zzz",
         "no such key",
-        "keys: drafter, listen, name",
+        "keys: drafter, expect, listen, name",
     ),
     Case("no-version", "version: 1\n", "", 1, "version", "missing", "set it"),
     Case("other-version", "version: 1", "version: 2", 1, "version", "2 is not a version", "version: 1"),
@@ -245,7 +245,7 @@ CASES = (
         "scheme", "0.0.0.0:7444", "http://metro:7444", 10, "hops[1].listen", "is not HOST:PORT", "no scheme"
     ),
     Case("bare-ipv6", "0.0.0.0:7444", "::1:7444", 10, "hops[1].listen", "is not HOST:PORT", "brackets"),
-    Case("bad-ipv6", "0.0.0.0:7444", "'[::g]:7444'", 10, "hops[1].listen", "not an IPv6", "[::1]"),
+    Case("bad-ipv6", "0.0.0.0:7444", "'[::g]:7444'", 10, "hops[1].listen", "not an IPv6 address", "[::1]"),
     Case(
         "any-upstream",
         "upstream: metro",
@@ -657,7 +657,304 @@ CASES = (
         "rule coupled is not among them",
         "greedy",
     ),
+    # --- the environment ---
+    Case(
+        "unset-variable",
+        "models/mid",
+        "'${MODEL_OF_METRO}'",
+        12,
+        "hops[1].target.model",
+        "MODEL_OF_METRO is not set",
+        "${MODEL_OF_METRO:-default}",
+    ),
+    Case(
+        "unquoted-reference-in-braces",
+        "models/mid",
+        "${MODEL_OF_METRO}",
+        12,
+        "",
+        "not YAML",
+        "quote a reference: '${NAME}'",
+    ),
+    Case(
+        "unset-variable-inside-text",
+        "0.0.0.0:7444",
+        "0.0.0.0:${PORT}",
+        10,
+        "hops[1].listen",
+        "PORT is not set",
+        "set it",
+    ),
+    Case(
+        "unset-variable-in-list",
+        "upstream: metro",
+        "upstream: [metro, '${CLOUD}']",
+        7,
+        "hops[0].upstream[1]",
+        "CLOUD is not set",
+        "set it",
+    ),
+    Case(
+        "open-reference",
+        "models/mid",
+        "'${MODEL'",
+        12,
+        "hops[1].target.model",
+        "'${MODEL' is no reference",
+        "${NAME}",
+    ),
+    Case(
+        "odd-reference",
+        "models/mid",
+        "'${1MODEL}'",
+        12,
+        "hops[1].target.model",
+        "'${1MODEL}' is no reference",
+        "${NAME}",
+    ),
+    Case(
+        "number-from-the-environment",
+        "max_new_tokens: 64",
+        "max_new_tokens: ${SECRET}",
+        4,
+        "max_new_tokens",
+        "'${SECRET}' is not a whole number",
+        "8",
+    ),
+    Case(
+        "bad-value-from-the-environment",
+        "model: models/mid",
+        "model: m, device: '${SECRET}'",
+        12,
+        "hops[1].target.device",
+        "'${SECRET}' is not a valid device",
+        "cuda",
+    ),
+    Case(
+        "bad-address-from-the-environment",
+        "0.0.0.0:7444",
+        "'${SECRET}'",
+        10,
+        "hops[1].listen",
+        "'${SECRET}' is not HOST:PORT",
+        "for example",
+    ),
+    Case(
+        "broken-value-in-the-environment",
+        "models/mid",
+        "'${BROKEN}'",
+        12,
+        "hops[1].target.model",
+        "BROKEN holds a broken character",
+        "set it anew",
+    ),
+    Case(
+        "empty-value-in-the-environment",
+        "models/mid",
+        "'${EMPTY}'",
+        12,
+        "hops[1].target.model",
+        "is empty",
+        "set it",
+    ),
+    # --- several upstreams ---
+    Case(
+        "upstream-is-a-number",
+        "upstream: metro",
+        "upstream: 7444",
+        7,
+        "hops[0].upstream",
+        "neither an address nor a list",
+        "cloud.example:7443",
+    ),
+    Case(
+        "upstream-is-an-empty-list",
+        "upstream: metro",
+        "upstream: []",
+        7,
+        "hops[0].upstream",
+        "neither an address nor a list",
+        "cloud.example:7443",
+    ),
+    Case(
+        "upstream-list-holds-a-number",
+        "upstream: metro",
+        "upstream: [metro, 7443]",
+        7,
+        "hops[0].upstream",
+        "neither an address nor a list",
+        "cloud.example:7443",
+    ),
+    Case(
+        "upstream-twice",
+        "upstream: metro",
+        "upstream: [metro, metro]",
+        7,
+        "hops[0].upstream[1]",
+        "given twice",
+        "keep one",
+    ),
+    Case(
+        "upstream-list-begins-beyond",
+        "upstream: metro",
+        "upstream: [cloud, metro]",
+        7,
+        "hops[0].upstream[0]",
+        "'cloud' is not the next hop",
+        "'metro'",
+    ),
+    Case(
+        "upstream-list-loops",
+        "optional: true",
+        "upstream: [cloud, phone]",
+        11,
+        "hops[1].upstream[1]",
+        "would loop",
+        "'cloud'",
+    ),
+    Case(
+        "upstream-list-misspelt",
+        "upstream: metro",
+        "upstream: [metro, clout]",
+        7,
+        "hops[0].upstream[1]",
+        "no hop 'clout'",
+        "'cloud'",
+    ),
+    Case(
+        "upstream-list-without-port",
+        "upstream: metro",
+        "upstream: [metro, 'cloud.example:x']",
+        7,
+        "hops[0].upstream[1]",
+        "is not HOST:PORT",
+        "for example",
+    ),
+    # --- expectations ---
+    Case(
+        "unknown-expectation",
+        "optional: true",
+        "expect: {rtt: 5}",
+        11,
+        "hops[1].expect.rtt",
+        "no such key",
+        "'rtt_ms'",
+    ),
+    Case(
+        "negative-round-trip",
+        "optional: true",
+        "expect: {rtt_ms: -5}",
+        11,
+        "hops[1].expect.rtt_ms",
+        "not at least 0",
+        "range",
+    ),
+    Case(
+        "round-trip-is-text",
+        "optional: true",
+        "expect: {rtt_ms: far}",
+        11,
+        "hops[1].expect.rtt_ms",
+        "'far' is not a number",
+        "0.7",
+    ),
+    Case(
+        "round-trip-above-the-last",
+        "listen: 0.0.0.0:7443",
+        "listen: 0.0.0.0:7443\n    expect: {rtt_ms: 5}",
+        15,
+        "hops[2].expect.rtt_ms",
+        "no hop above the last",
+        "hop below",
+    ),
+    Case(
+        "a-relay-that-drafts-by-expectation",
+        "optional: true",
+        "expect: {draft_ms: 5}",
+        11,
+        "hops[1].expect.draft_ms",
+        "metro has no drafter",
+        "first hop",
+    ),
+    Case(
+        "a-drafter-that-verifies-by-expectation",
+        "upstream: metro",
+        "expect: {verify_ms: 5}",
+        7,
+        "hops[0].expect.verify_ms",
+        "phone does not verify",
+        "with a target",
+    ),
+    Case(
+        "acceptance-beyond-one",
+        "optional: true",
+        "expect: {acceptance: {phone: 1.5}}",
+        11,
+        "hops[1].expect.acceptance.phone",
+        "is more than 1",
+        "range",
+    ),
+    Case(
+        "acceptance-without-names",
+        "optional: true",
+        "expect: {acceptance: 0.8}",
+        11,
+        "hops[1].expect.acceptance",
+        "not a mapping",
+        "{key: value}",
+    ),
+    Case(
+        "acceptance-of-nobody",
+        "optional: true",
+        "expect: {acceptance: {fone: 0.8}}",
+        11,
+        "hops[1].expect.acceptance.fone",
+        "no hop 'fone' below 'metro'",
+        "'phone'",
+    ),
+    Case(
+        "acceptance-of-a-hop-above",
+        "optional: true",
+        "expect: {acceptance: {cloud: 0.8}}",
+        11,
+        "hops[1].expect.acceptance.cloud",
+        "no hop 'cloud' below 'metro'",
+        "phone",
+    ),
+    # --- deep chains ---
+    Case(
+        "too-deep",
+        "  - name: cloud\n",
+        "".join(f"  - {{name: h{n}, listen: 'h:{n}', target: {{kind: table}}}}\n" for n in range(1, 7))
+        + "  - name: cloud\n",
+        5,
+        "hops",
+        "has 9 items",
+        "at most 8",
+    ),
+    Case(
+        "a-deep-relay-without-target",
+        "  - name: cloud\n",
+        "  - {name: second, listen: 'h:1', target: {kind: table}}\n  - {name: third, listen: 'h:2'}\n"
+        "  - name: cloud\n",
+        14,
+        "hops[3].target",
+        "relay needs a target",
+        "transformers",
+    ),
+    Case(
+        "beyond-a-needed-relay",
+        "    upstream: metro\n    drafter: {kind: onnx, model: models/pico, num_speculative_tokens: 8}\n"
+        "  - name: metro\n    listen: 0.0.0.0:7444\n    optional: true\n",
+        "    upstream: [metro, cloud]\n    drafter: {kind: ngram}\n  - name: metro\n    listen: 0.0.0.0:7444\n",
+        7,
+        "hops[0].upstream[1]",
+        "'cloud' is beyond 'metro'",
+        "optional: true",
+    ),
 )
+
+ENVIRONMENT = {"SECRET": "correct horse battery", "BROKEN": "a\x1b[2Jb", "EMPTY": ""}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -665,7 +962,7 @@ def test_a_malformed_file_is_refused_with_line_key_and_cure(sound: str, case: Ca
     """Every malformed file is refused with one line that names file, line, key, fault and cure."""
     assert sound.count(case.old) == 1, "the case must change one place"
     with pytest.raises(TopologyError) as caught:
-        parse_topology(sound.replace(case.old, case.new).encode(), "chain.yaml")
+        parse_topology(sound.replace(case.old, case.new).encode(), "chain.yaml", ENVIRONMENT)
 
     error = caught.value
     assert error.key == case.key
@@ -673,13 +970,14 @@ def test_a_malformed_file_is_refused_with_line_key_and_cure(sound: str, case: Ca
     assert case.message in error.message
     assert case.cure in error.cure
     assert error.cure, "every error says what to do"
+    assert "horse" not in str(error), "what a variable holds is shown to nobody"
 
 
-@pytest.mark.parametrize("case", CASES[:40], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_error_is_one_line_in_one_form(sound: str, case: Case) -> None:
     """An error prints as `FILE:LINE: KEY: message (cure)`, without a line break."""
     with pytest.raises(TopologyError) as caught:
-        parse_topology(sound.replace(case.old, case.new).encode(), "chain.yaml")
+        parse_topology(sound.replace(case.old, case.new).encode(), "chain.yaml", ENVIRONMENT)
 
     key = f"{re.escape(case.key)}: " if case.key else ""
     assert re.fullmatch(rf"chain\.yaml:{case.line}: {key}[^\n]+ \([^\n]+\)", str(caught.value))

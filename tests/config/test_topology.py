@@ -10,6 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paceline.cli.expectations import expected
+from paceline.cli.reference import key_reference
 from paceline.common.config import (
     TopologyError,
     fingerprint_of,
@@ -20,6 +22,7 @@ from paceline.common.config import (
 )
 from paceline.common.config.checks import DRAFTER_OPTIONS
 from paceline.common.config.document import MAX_BYTES
+from paceline.common.speed.chain import worth_of
 from paceline.common.tokens import Rule
 from paceline.edge.drafters import DRAFTERS, drafter_from_section, load_drafter
 
@@ -51,6 +54,34 @@ def test_the_committed_schema_is_the_current_one() -> None:
     committed = json.loads((TOPOLOGIES / "schema.json").read_text())
 
     assert committed == topology_schema()
+
+
+def test_the_key_reference_is_the_current_one() -> None:
+    """docs/topology-keys.md is what `paceline topology schema --markdown` prints; it has every key."""
+    committed = (TOPOLOGIES.parents[1] / "docs" / "topology-keys.md").read_text(encoding="utf-8")
+    schema = topology_schema()
+    sections = [schema, *(one for one in schema["$defs"].values() if "properties" in one)]
+
+    assert committed == key_reference(schema) + "\n"
+    assert all(f"| `{key}` |" in committed for section in sections for key in section["properties"])
+
+
+def test_the_example_in_the_documentation_is_sound_and_adds_up() -> None:
+    """docs/topologies.md opens with a file that checks, and reckons with its figures."""
+    page = (TOPOLOGIES.parents[1] / "docs" / "topologies.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    found = expected(parse_topology(example.encode(), environment={}), {}, ())
+    worth = worth_of(found.chain, 0)
+
+    assert found.assumed == []
+    assert f"0.2 · 17.1 + 0.08 · 147.3 = {1e3 * worth.with_s:.1f} ms" in page
+    assert f"0.3 · 135.2 = {1e3 * worth.without_s:.1f} ms" in page
+
+
+def test_every_shipped_topology_can_be_planned() -> None:
+    """Each file has the figures a plan needs: nothing is assumed."""
+    for file in SHIPPED:
+        assert expected(load_topology(file), {}, ()).assumed == []
 
 
 def test_the_schema_refuses_an_unknown_key() -> None:
@@ -92,21 +123,117 @@ def test_an_upstream_is_named_stated_or_derived(sound: str, upstream: str, addre
     assert topology.upstream_of(2) is None
 
 
-def test_only_two_hops_are_runnable(sound: str) -> None:
-    """A relay checks but cannot be run by this version."""
-    two = sound.replace("  - name: metro\n    listen: 0.0.0.0:7444\n    optional: true\n", "").replace(
-        "    target: {kind: transformers, model: models/mid}\n", ""
+def test_while_a_hop_is_optional_the_one_after_it_is_an_alternative(sound: str) -> None:
+    """A hop knows the next one and, past optional ones, those beyond, as the hops between see them."""
+    text = sound.replace("optional: true", "optional: true\n    upstream: cloud.example:99")
+    optional = parse_topology(text.encode())
+    needed = parse_topology(text.replace("optional: true", "optional: false").encode())
+
+    assert optional.upstreams_of(0) == ("127.0.0.1:7444", "cloud.example:99")
+    assert needed.upstreams_of(0) == ("127.0.0.1:7444",)
+    assert optional.upstreams_of(1) == ("cloud.example:99",)
+    assert optional.upstreams_of(2) == ()
+
+
+def test_two_optional_hops_in_a_row_give_two_alternatives() -> None:
+    """A chain of four may come down to its ends."""
+    relay = "  - {name: %s, listen: 'h:%d', optional: true, target: {kind: table}}\n"
+    text = "version: 1\nhops:\n  - {name: a, drafter: {kind: ngram}}\n" + relay % ("b", 1) + relay % ("c", 2)
+    topology = parse_topology((text + "  - {name: d, listen: 'h:3', target: {kind: table}}\n").encode())
+
+    assert topology.upstreams_of(0) == ("h:1", "h:2", "h:3")
+    assert topology.upstreams_of(1) == ("h:2", "h:3")
+
+
+def test_stated_upstreams_are_the_only_ones(sound: str) -> None:
+    """A list is taken as it stands; names in it become addresses."""
+    topology = parse_topology(
+        sound.replace("upstream: metro", "upstream: [metro, 'metro2:1', cloud]").encode()
     )
 
-    assert not parse_topology(sound.encode()).is_runnable
-    assert parse_topology(two.replace("upstream: metro", "upstream: cloud").encode()).is_runnable
+    assert topology.upstreams_of(0) == ("127.0.0.1:7444", "metro2:1", "127.0.0.1:7443")
+
+
+def test_roles_follow_the_place(sound: str) -> None:
+    """First drafts, last verifies, between is a relay; without a drafter the first is a client."""
+    topology = parse_topology(sound.encode())
+    client = parse_topology(b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', target: {kind: table}}]")
+
+    assert [topology.role_of(index) for index in range(3)] == ["drafter", "relay", "verifier"]
+    assert client.role_of(0) == "client"
+
+
+def test_a_drafter_alone_is_a_chain() -> None:
+    """One hop with a drafter writes by itself."""
+    topology = parse_topology(b"version: 1\nhops: [{name: phone, drafter: {kind: ngram}}]")
+
+    assert topology.role_of(0) == "drafter"
+    assert topology.upstreams_of(0) == ()
+
+
+@pytest.mark.parametrize("depth", range(2, 9))
+def test_any_depth_up_to_eight_is_taken(depth: int) -> None:
+    """Between the ends there may be as many relays as fit."""
+    hops = "".join(f"  - {{name: h{n}, listen: 'h:{n}', target: {{kind: table}}}}\n" for n in range(1, depth))
+    topology = parse_topology(f"version: 1\nhops:\n  - {{name: a}}\n{hops}".encode())
+
+    assert [topology.role_of(index) for index in range(1, depth - 1)] == ["relay"] * (depth - 2)
+
+
+def test_the_environment_fills_texts(sound: str) -> None:
+    """A set variable wins over its default, a default over nothing; `$${` is a plain `${`."""
+    text = sound.replace("models/pico", "'${PLACE}/pico'").replace("models/mid", "'${MID:-models/mid}'")
+    text = text.replace("models/base", "'$${x}'")
+    topology = parse_topology(text.encode(), environment={"PLACE": "/there", "MID": ""})
+
+    assert [found[1] for hop in topology.hops if (found := model_of(hop))] == [
+        "/there/pico",
+        "models/mid",
+        "${x}",
+    ]
+    assert topology.written(("hops", 0, "drafter", "model")) == "${PLACE}/pico"
+    assert topology.written(("hops", 0, "name")) is None
+    assert topology.written(("hops", 1, "target", "model")) is None, "a default is in the file for all to see"
+
+
+def test_the_environment_makes_no_structure(sound: str) -> None:
+    """What a variable holds stays one text: no key, no list, no second reference comes of it."""
+    value = "{kind: table}, ${OTHER}"
+    topology = parse_topology(sound.replace("models/mid", "'${X}'").encode(), environment={"X": value})
+
+    assert topology.hops[1].target is not None
+    assert topology.hops[1].target.model == value
+
+
+@given(value=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=4, max_size=90))
+@settings(deadline=None, max_examples=60)
+def test_no_error_shows_what_a_variable_holds(value: str) -> None:
+    """Whatever is wrong with a value from the environment, no eight characters of it in a row are in the message."""
+    for text in (
+        "version: 1\nhops: [{name: '${X}', drafter: {kind: '${X}'}}]",
+        "version: 1\nhops: [{name: a, upstream: '${X}'}, {name: b, listen: 'h:1', target: {kind: '${X}'}}]",
+        "version: 1\nrule: '${X}'\nhops: [{name: a, drafter: {kind: ngram}}]",
+        "version: 1\nhops: [{name: a, drafter: {kind: ngram}}, {name: b, listen: '[${X}]:1', target: {}}]",
+    ):
+        with pytest.raises(TopologyError) as caught:
+            parse_topology(text.encode(), "f", environment={"X": value})
+        shown, innocent = caught.value.message, _message_about_another_value(text)
+        size = min(len(value), 8)
+        parts = {value[at : at + size] for at in range(len(value) - size + 1)}
+        assert not [part for part in parts if part in shown.replace("${X}", "\0") and part not in innocent]
+
+
+def _message_about_another_value(text: str) -> str:
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(text.encode(), "f", environment={"X": "☃ ☃"})
+    return caught.value.message
 
 
 def test_a_verifier_alone_is_a_chain() -> None:
     """One hop with a target and an address is a topology: clients come from elsewhere."""
     topology = parse_topology(b"version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]")
 
-    assert topology.is_runnable
+    assert topology.role_of(0) == "verifier"
 
 
 def test_a_first_hop_without_drafter_streams() -> None:
@@ -240,6 +367,14 @@ def test_vocabularies_of_parts_are_compared(sound: str, tmp_path: Path, write_to
     with pytest.raises(TopologyError, match="all models of a chain share one tokenizer") as caught:
         parse_topology(text.encode())
     assert caught.value.key == "hops[0].drafter.drafters[1].model"
+
+
+def test_a_key_no_terminal_can_show_is_left_out_of_the_line() -> None:
+    """A misspelt key is quoted as far as it is printable."""
+    with pytest.raises(TopologyError) as caught:
+        parse_topology("rule\U00011d99: x".encode(), "x.yaml")
+
+    assert str(caught.value).isprintable()
 
 
 @given(text=st.text(max_size=200))

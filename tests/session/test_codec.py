@@ -19,6 +19,7 @@ from paceline.common.codec import (
 from paceline.common.errors import BadDraft, BadReply, InvalidRequest, PacelineError, Status
 from paceline.common.messages import (
     Cancel,
+    ClientMessage,
     Close,
     Description,
     Draining,
@@ -26,8 +27,12 @@ from paceline.common.messages import (
     Feature,
     FillPolicy,
     Finished,
+    HopDescription,
+    HopReport,
     Open,
     Opened,
+    Provisional,
+    ServerMessage,
 )
 from paceline.common.sampling.quantised import LATTICE, QuantisedLaw
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Rule, SamplingParams, Verdict
@@ -67,6 +72,9 @@ OPENS = st.builds(
     U32,
     FEATURES,
     U32,
+    st.lists(st.text(), max_size=3).map(tuple),
+    st.text(),
+    MILLIS,
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
     lambda pairs: QuantisedLaw(*map(tuple, zip(*pairs, strict=True))) if pairs else QuantisedLaw((), ())
@@ -111,6 +119,13 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
+U64_COUNTS = st.integers(0, (1 << 63) - 1)
+HOP_REPORTS = st.builds(HopReport, st.text(), U32, U32, U32, U32, MICROS, U64_COUNTS, U64_COUNTS, MICROS, U32)
+HOP_DESCRIPTIONS = st.builds(
+    HopDescription, st.text(), st.text(), st.text(), U32, U64_COUNTS, U64_COUNTS, U64_COUNTS, U64_COUNTS
+)
+
+
 ERRORS = st.builds(
     ErrorMessage,
     st.sampled_from(list(Status)),
@@ -124,8 +139,11 @@ ERRORS = st.builds(
 )
 RESPONSES = st.one_of(
     verdicts(),
+    st.builds(Provisional, verdicts()),
     st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS),
-    st.builds(Finished, st.sampled_from(list(FinishReason)), U32),
+    st.builds(
+        Finished, st.sampled_from(list(FinishReason)), U32, st.lists(HOP_REPORTS, max_size=3).map(tuple)
+    ),
     st.builds(Draining, MILLIS),
     ERRORS,
 )
@@ -133,7 +151,7 @@ RESPONSES = st.one_of(
 
 @settings(deadline=None, max_examples=150)
 @given(st.one_of(OPENS, drafts(), st.just(Cancel()), st.just(Close())))
-def test_requests_survive_the_wire(message: Open | Draft | Cancel | Close) -> None:
+def test_requests_survive_the_wire(message: ClientMessage) -> None:
     """Every message to the verifier comes back from its bytes as it was."""
     data = encode_request(message).SerializeToString()
     assert parse_request(data) == message
@@ -142,7 +160,7 @@ def test_requests_survive_the_wire(message: Open | Draft | Cancel | Close) -> No
 
 @settings(deadline=None, max_examples=150)
 @given(RESPONSES)
-def test_responses_survive_the_wire(message: Verdict | Opened | Finished | Draining | ErrorMessage) -> None:
+def test_responses_survive_the_wire(message: ServerMessage) -> None:
     """Every message to the drafter comes back from its bytes as it was."""
     data = encode_response(message).SerializeToString()
     assert decode_response(pb.DecodeResponse.FromString(data)) == message
@@ -152,7 +170,8 @@ def test_responses_survive_the_wire(message: Verdict | Opened | Finished | Drain
 @given(
     st.builds(
         Description, st.text(), st.text(), U32, U32, U32, U32, st.lists(st.sampled_from(list(Rule))).map(tuple),
-        st.binary(max_size=16), IDS, FEATURES, st.text(), st.text(), U32, U32,
+        st.binary(max_size=16), IDS, FEATURES, st.text(), st.text(), U32, U32, MICROS,
+        st.lists(HOP_DESCRIPTIONS, max_size=3).map(tuple),
     )
 )  # fmt: skip
 def test_descriptions_survive_the_wire(description: Description) -> None:

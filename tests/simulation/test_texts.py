@@ -128,8 +128,10 @@ def p_value(pairs: Counter[tuple[int, ...]]) -> float:
     law = exact_law()
     seen = np.array([[pairs[one, two] for two in range(SMALL)] for one in range(SMALL)])
     rare = law * pairs.total() < 8
-    expected = np.append(law[~rare], law[rare].sum())
+    expected = np.append(law[~rare], law[rare].sum()) * pairs.total()
     observed = np.append(seen[~rare], seen[rare].sum())
+    counts = expected > 0
+    expected, observed = expected[counts], observed[counts]
     return float(chisquare(observed, expected * observed.sum() / expected.sum()).pvalue)
 
 

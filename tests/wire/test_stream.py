@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 
+from paceline.cloud.config import ServerConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.server import Server
+from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.errors import Unreachable
 from paceline.common.hops.base import Hop, Stream
+from paceline.common.hops.grpc import GrpcHop
 from paceline.common.messages import Description, FillPolicy
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
 from paceline.edge.client import Client
@@ -164,6 +169,39 @@ async def test_a_lost_link_is_an_error_after_a_while(serve: Any) -> None:
         await client.connect()
         with pytest.raises(Unreachable, match="away"):
             await client.complete(GenerationRequest(PROMPT, 200, reconnect_s=0.2), "stream")
+
+
+async def test_a_verifier_that_is_stopped_and_started_again_changes_nothing(serve: Any) -> None:
+    """Stopped in the middle without notice, another one takes its place at the same address: the text goes on."""
+    request = GenerationRequest(PROMPT, 80, seed=2)
+    async with serve(slow_engine(0.02)) as first:
+        address, text = first.address, first.text(request)
+        client = first.client(TableDrafter(64, agreement=0.5, scale=2.0))
+        await client.connect()
+        generation = client.generate(request, "stream")
+        events = aiter(generation)
+        await anext(events)
+        await first.server.stop(0)
+    second = Server(
+        Verifier(slow_engine(), TargetInfo("table", "test", tokenizer_fingerprint=b"table tokenizer.")),
+        ServerConfig(address),
+    )
+    await second.start()
+    async for _ in events:
+        pass
+    assert generation.report.token_ids == text
+    assert generation.report.num_reconnects == 1
+    await client.close()
+    await second.stop(0)
+
+
+async def test_a_call_that_the_server_cancels_is_a_lost_link() -> None:
+    """So ends a stream whose verifier is told twice to stop: that is no refusal, and worth another attempt."""
+    nothing = grpc.aio.Metadata()
+    hop = GrpcHop("127.0.0.1:1")
+    error = hop._translate(grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing))
+    assert isinstance(error, Unreachable)
+    await hop.close()
 
 
 async def replay(client: Client, request: GenerationRequest, mode: str) -> tuple[list[int], list[int], Any]:

@@ -73,7 +73,7 @@ def demo(
         verifier_process(models / "base") as verifier,
     ):
         status.stop()
-        edge = client(verifier.address, model)
+        edge = client([verifier.address], model)
         outcome = asyncio.run(_compare(edge, model, request, prompt, as_json))
     if as_json:
         show.print_json(_json(outcome, model))

@@ -2,20 +2,21 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from paceline.cli import batch, show
+from paceline.cli.from_file import drafter_section, sampling_of_file, take_first_hop
 from paceline.cli.inputs import checked_text, read_prompt
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
-from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.first_reachable import connect_to
 from paceline.common.messages import FillPolicy
 from paceline.common.speed.objective import Objective
 from paceline.common.tokens import Rule, SamplingParams
@@ -29,8 +30,22 @@ app = typer.Typer(
 )
 
 Verifier = Annotated[
-    str, typer.Option(help="HOST:PORT of the verifier. Mode local needs none.", envvar="PACELINE_VERIFIER")
+    list[str],
+    typer.Option(
+        help="HOST:PORT of the verifier; repeat for alternatives, the best first. Mode local needs none.",
+        envvar="PACELINE_VERIFIER",
+    ),
 ]
+TopologyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Take what the first hop of this file says as defaults: drafter, sampling, rule, verifier.",
+        envvar="PACELINE_TOPOLOGY",
+        callback=take_first_hop,
+        is_eager=True,
+    ),
+]
+_LOOPBACK = ["127.0.0.1:7443"]
 DraftModel = Annotated[
     str | None,
     typer.Option(
@@ -41,7 +56,7 @@ DraftModel = Annotated[
 DrafterKind = Annotated[
     str,
     typer.Option(
-        help="onnx, torch, ngram, one that is installed, or a topology file: the drafter of its first hop.",
+        help="onnx, torch, ngram, or one that is installed; a topology file also knows drafters made of drafters.",
         envvar="PACELINE_DRAFTER",
     ),
 ]
@@ -142,8 +157,10 @@ DraftThreads = Annotated[
 
 @app.command("generate")
 def generate(
+    ctx: typer.Context,
     source: Annotated[str | None, typer.Argument(help="- reads the prompt from standard input.")] = None,
-    verifier: Verifier = "127.0.0.1:7443",
+    topology: TopologyFile = None,
+    verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
@@ -209,19 +226,22 @@ def generate(
         provisional=provisional,
     )
     _check(template)
-    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads)
-    address = None if mode == "local" else verifier
+    section = drafter_section(ctx, drafter)
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
+    addresses = () if mode == "local" else verifier
     if text is not None:
         look = show.Look(as_json=as_json, explain=explain)
-        asyncio.run(_generate_one(client(address, model), model, template, text, mode, look))
+        asyncio.run(_generate_one(client(addresses, model), model, template, text, mode, look))
     elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
-        asyncio.run(batch.run(job, client(address, model), model.tokenizer))
+        asyncio.run(batch.run(job, client(addresses, model), model.tokenizer))
 
 
 @app.command("chat")
 def chat(
-    verifier: Verifier = "127.0.0.1:7443",
+    ctx: typer.Context,
+    topology: TopologyFile = None,
+    verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
@@ -234,13 +254,15 @@ def chat(
     provisional: Provisional = False,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
+    draft_device: DraftDevice = "cpu",
+    draft_threads: DraftThreads = 1,
 ) -> None:
     """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
     check_mode(mode)
     template = GenerationRequest(
         prompt_token_ids=(),
         max_new_tokens=max_new_tokens,
-        sampling=SamplingParams(temperature=temperature, top_p=top_p),
+        sampling=replace(sampling_of_file(ctx), temperature=temperature, top_p=top_p),
         rule=parse_rule(rule),
         seed=seed,
         num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
@@ -248,54 +270,51 @@ def chat(
         provisional=provisional,
     )
     _check(template)
-    model = load_edge(draft_model, drafter, tokenizer, mode, "cpu", 1)
-    address = None if mode == "local" else verifier
-    _chat(client(address, model), model, template, mode)
+    section = drafter_section(ctx, drafter)
+    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
+    addresses = () if mode == "local" else verifier
+    _chat(client(addresses, model), model, template, mode)
 
 
 def load_edge(
-    draft_model: str | None, drafter: str, tokenizer: str | None, mode: str, device: str, threads: int
+    draft_model: str | None,
+    drafter: str,
+    tokenizer: str | None,
+    mode: str,
+    device: str,
+    threads: int,
+    section: Mapping[str, Any] | None = None,
 ) -> EdgeModel:
-    """The drafter and tokenizer a command asked for; progress goes to stderr."""
+    """The drafter and tokenizer a command asked for; progress goes to stderr.
+
+    Args:
+        section: a topology file's, which may be made of drafters; options given beside the file win.
+    """
     console = Console(stderr=True)
-    if drafter.endswith((".yaml", ".yml")):
-        return _load_from_topology(drafter, draft_model, tokenizer, mode, console)
-    return assemble(
-        draft_model,
-        kind=drafter,
-        tokenizer=tokenizer,
-        drafts=mode != "cloud",
-        device=device,
-        num_threads=threads,
-        progress=lambda line: console.print(line, style="dim"),
-    )
 
+    def progress(line: str) -> None:
+        console.print(line, style="dim")
 
-def _load_from_topology(
-    file: str, draft_model: str | None, tokenizer: str | None, mode: str, console: Console
-) -> EdgeModel:
-    """The drafter of a topology's first hop, whatever it is made of."""
-    from paceline.common.config import load_topology
-
-    section = load_topology(file).hops[0].drafter
+    drafts = mode != "cloud"
     if section is None:
-        raise InvalidRequest(f"the first hop of {file} has no drafter", field="drafter", cure="give it one")
-    if draft_model is not None:
-        raise InvalidRequest(
-            f"{draft_model} is not used", field="draft_model", cure=f"{file} names the models"
+        return assemble(
+            draft_model,
+            kind=drafter,
+            tokenizer=tokenizer,
+            drafts=drafts,
+            device=device,
+            num_threads=threads,
+            progress=progress,
         )
-    return assemble_section(
-        section.model_dump(exclude_none=True),
-        tokenizer=tokenizer,
-        drafts=mode != "cloud",
-        progress=lambda line: console.print(line, style="dim"),
-    )
+    options = {"model": draft_model, "device": device, "num_threads": threads}
+    given = {key: options[key] for key in options.keys() & section.keys()}
+    return assemble_section({**section, **given}, tokenizer=tokenizer, drafts=drafts, progress=progress)
 
 
-def client(verifier: str | None, model: EdgeModel) -> Client:
-    """A client for a verifier (None: only mode local)."""
+def client(addresses: Sequence[str], model: EdgeModel) -> Client:
+    """A client for the verifier at these addresses, the best first (none: only mode local)."""
     return Client(
-        GrpcHop(verifier) if verifier is not None else None,
+        connect_to(addresses) if addresses else None,
         model.drafter,
         tokenizer_fingerprint=model.tokenizer.fingerprint,
         eos_token_ids=model.eos_token_ids,

@@ -14,6 +14,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from paceline.cli import bench, cloud, demo, doctor, edge, models, topology
 from paceline.cli.version import software_version
+from paceline.cli.written import forget_topologies, hide
 from paceline.common.errors import PacelineError
 
 INTERRUPTED = 130
@@ -62,6 +63,7 @@ def options(
 
 def main() -> None:
     """Entry point."""
+    forget_topologies()
     try:
         sys.exit(app(prog_name="paceline", standalone_mode=False) or 0)
     except PacelineError as error:
@@ -96,7 +98,7 @@ def _show_usage_error(error: Any) -> int:
 def _complain(text: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("[bold red]error:[/]", end=" ")
-    console.print(text, markup=False)
+    console.print(hide(text), markup=False)
 
 
 if __name__ == "__main__":

@@ -1,83 +1,58 @@
 """`paceline topology plan`: what a chain gives before anything is bought."""
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from paceline.cli.expectations import Expected, expected
+from paceline.cli.written import open_topology
 from paceline.common.errors import InvalidRequest
-from paceline.common.speed.costs import Costs, Prediction
+from paceline.common.speed.chain import Chain, worth_of
+from paceline.common.speed.costs import Costs
 from paceline.common.speed.formulas import (
-    best_one_ahead_length,
     best_sync_length,
     best_sync_length_closed,
     break_even_bound_s,
     break_even_sync_s,
-    predict_cloud,
-    predict_colocated,
-    predict_local,
-    predict_one_ahead,
-    predict_sync,
     stream_bound,
 )
-from paceline.common.speed.stream import predict_stream
-
-_MAX_REQUESTS = 1_000_000
-_DAY_S = 86_400.0
-_STREAM_BLOCKS = (1, 2, 4, 8, 16)
-_AHEAD = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way of generating."""
-
-    name: str
-    block: int
-    tokens_per_s: float
-    passes_per_token: float
-    sessions_per_verifier: float
-    """Sessions whose passes, one after another, fill one engine; those that share a pass are more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Who asks for how much."""
-
-    users: int
-    requests_per_day: float
-    """Per user."""
-    tokens_per_request: int
-    target_tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A simulated day of one way of generating."""
-
-    requests: int
-    """Simulated; with more than a million a day, a sample of the users."""
-    peak_sessions: int
-    p50_sessions: float
-    p99_sessions: float
-    verifiers: int
-    """Enough for the 99th percentile."""
+from paceline.common.speed.ways import Way, best_stream, predict_ways
+from paceline.simulation.day import Demand, Load, simulate_day
 
 
 def plan(
     file: Annotated[Path, typer.Argument(help="Topology file.", show_default=False)],
-    draft_ms: Annotated[float, typer.Option(help="Per drafted token on the device.")] = 10.0,
-    verify_ms: Annotated[float, typer.Option(help="Per target pass.")] = 30.0,
-    verify_per_token_ms: Annotated[float, typer.Option(help="Per token of a pass.")] = 0.2,
-    rtt_ms: Annotated[float, typer.Option(help="Round trip between device and target.")] = 50.0,
-    acceptance: Annotated[float, typer.Option(help="Share of drafted tokens that stand, 0 to 1.")] = 0.8,
+    draft_ms: Annotated[
+        float | None, typer.Option(help="Per drafted token on the device; else the file's, else 10.")
+    ] = None,
+    verify_ms: Annotated[
+        float | None, typer.Option(help="Per pass of the last hop; else the file's, else 30.")
+    ] = None,
+    verify_per_token_ms: Annotated[
+        float | None, typer.Option(help="Per token of its pass; else the file's, else 0.2.")
+    ] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option(help="Round trip below the last hop; else the file's, else 50.")
+    ] = None,
+    acceptance: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the tokens from below that stand under the last hop; else the file's, else 0.8."
+        ),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any figure of any hop, as in its section `expect`: metro.verify_ms=12, or "
+            "cloud.acceptance.phone=0.7. Repeatable.",
+        ),
+    ] = None,
     server_draft_ms: Annotated[float, typer.Option(help="Per token of a drafter beside the target.")] = 1.0,
     users: Annotated[int, typer.Option(help="People served.")] = 1000,
     requests_per_day: Annotated[float, typer.Option(help="Per user.")] = 50.0,
@@ -86,102 +61,48 @@ def plan(
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated day.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Predict speed, break-even round trips and verifiers needed, from given costs (`paceline bench` measures them)."""
-    from paceline.common.config import load_topology
+    """Predict speed, whether each hop pays, break-even round trips and verifiers needed.
 
-    topology = load_topology(file)
-    costs = Costs(draft_ms / 1e3, verify_ms / 1e3, verify_per_token_ms / 1e3, rtt_ms / 1e3, acceptance)
-    demand = _checked(Demand(users, requests_per_day, tokens_per_request, target_tokens_per_s))
+    Figures come from the sections `expect` of the file; options win over them (`paceline bench` measures such figures).
+    """
+    topology = open_topology(file)
+    options = {
+        "draft_ms": draft_ms,
+        "verify_ms": verify_ms,
+        "verify_per_token_ms": verify_per_token_ms,
+        "rtt_ms": rtt_ms,
+        "acceptance": acceptance,
+    }
+    found = expected(topology, options, expect or [])
+    demand = Demand(users, requests_per_day, tokens_per_request, target_tokens_per_s)
     if not 0 <= server_draft_ms < 3.6e6:
         raise InvalidRequest(f"{server_draft_ms} is not a time", field="server_draft_ms", cure="0 or more")
-    ways = predict(costs, server_draft_ms / 1e3)
+    costs = found.chain.as_costs
+    ways = predict_ways(costs, server_draft_ms / 1e3, found.chain.draft_s)
     loads = {way.name: simulate_day(way, demand, seed) for way in ways if way.name != "local"}
-    report = _report(file, costs, ways, loads, demand)
+    report = _report(file, found, ways, loads, demand)
     report["hops"] = [hop.name for hop in topology.hops]
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
     console = Console(highlight=False)
     console.print(_table(ways, loads))
+    if len(report["chain"]["terms"]) > 1:
+        console.print(_terms_table(report["chain"]["terms"]))
     for line in report["verdict"]:
         console.print(line, soft_wrap=True)
 
 
-def _checked(demand: Demand) -> Demand:
-    for name in ("users", "requests_per_day", "tokens_per_request", "target_tokens_per_s"):
-        value = getattr(demand, name)
-        if not 0 < value < 1e12:
-            raise InvalidRequest(f"{value} is not above 0", field=name, cure="give a number above 0")
-    return demand
-
-
-def predict(costs: Costs, server_draft_s: float) -> list[Way]:
-    """Every way of generating at its best block length."""
-    sync, ahead = best_sync_length(costs), best_one_ahead_length(costs)
-    rows: list[tuple[str, int, Prediction]] = [
-        ("local", 0, predict_local(costs)),
-        ("cloud", 0, predict_cloud(costs)),
-        ("co-located", 0, predict_colocated(costs, server_draft_s)),
-        ("sync", sync, predict_sync(costs, sync)),
-        ("one-ahead", ahead, predict_one_ahead(costs, ahead)),
-    ]
-    for name, fill in (("stream", False), ("stream + fill", True)):
-        best = max(_STREAM_BLOCKS, key=lambda block: _stream(costs, block, fill=fill).tokens_per_s)
-        rows.append((name, best, _stream(costs, best, fill=fill)))
-    return [
-        Way(name, block, one.tokens_per_s, one.passes_per_token, _sessions(costs, one))
-        for name, block, one in rows
-    ]
-
-
-def _stream(costs: Costs, block: int, *, fill: bool) -> Prediction:
-    return predict_stream(costs, block, max(block, _AHEAD), fill=fill)
-
-
-def _sessions(costs: Costs, one: Prediction) -> float:
-    passes_per_s = one.tokens_per_s * one.passes_per_token
-    return 1 / (passes_per_s * costs.decode_s) if passes_per_s else math.inf
-
-
-def simulate_day(way: Way, demand: Demand, seed: int) -> Load:
-    """Poisson arrivals over a day that is busiest in the evening; up to a million requests.
-
-    A request lasts as long as its tokens at this way's speed, or at the wanted one if that is lower.
-    """
-    wanted = demand.users * demand.requests_per_day
-    dice = np.random.default_rng(seed)
-    count = int(dice.poisson(min(wanted, _MAX_REQUESTS)))
-    scale = wanted / max(min(wanted, _MAX_REQUESTS), 1.0)
-    # 1 + 0.8 sin, busiest at 18 o'clock: thinning a uniform day.
-    times = dice.uniform(0, _DAY_S, int(count * 2.2) + 16)
-    busy = 1 + 0.8 * np.sin(2 * np.pi * (times / _DAY_S - 0.5))
-    times = np.sort(times[dice.uniform(0, 1.8, len(times)) < busy][:count])
-    lasts = dice.exponential(demand.tokens_per_request, len(times)) / min(
-        way.tokens_per_s, demand.target_tokens_per_s
-    )
-    at = np.arange(0, _DAY_S, 60.0)
-    live = np.searchsorted(times, at, side="right") - np.searchsorted(
-        np.sort(times + lasts), at, side="right"
-    )
-    sessions = live * scale
-    p99 = float(np.quantile(sessions, 0.99))
-    # A session that wants less than the way gives leaves the rest of its passes to others.
-    share = min(1.0, demand.target_tokens_per_s / way.tokens_per_s)
-    return Load(
-        requests=len(times),
-        peak_sessions=int(sessions.max()),
-        p50_sessions=float(np.quantile(sessions, 0.5)),
-        p99_sessions=p99,
-        verifiers=max(math.ceil(p99 * share / way.sessions_per_verifier), 1),
-    )
-
-
 def _report(
-    file: Path, costs: Costs, ways: list[Way], loads: dict[str, Load], demand: Demand
+    file: Path, found: Expected, ways: list[Way], loads: dict[str, Load], demand: Demand
 ) -> dict[str, Any]:
+    chain = found.chain
+    costs = chain.as_costs
     sync = best_sync_length(costs)
+    worths = [_worth(chain, index) for index in range(len(chain.hops) - 1)]
     return {
         "file": str(file),
+        "assumed": found.assumed,
         "costs": asdict(costs),
         "demand": asdict(demand),
         "ways": [asdict(way) for way in ways],
@@ -191,9 +112,59 @@ def _report(
             "stream bound": 1e3 * break_even_bound_s(costs),
         },
         "stream_bound_tokens_per_s": stream_bound(costs),
+        "chain": {
+            "ms_per_token": 1e3 * chain.seconds_per_token,
+            "draft_ms": 1e3 * chain.draft_s,
+            "terms": [
+                {
+                    "hop": term.name,
+                    "contradictions_per_token": term.contradictions,
+                    "journey_ms": 1e3 * term.journey_s,
+                    "ms_per_token": 1e3 * term.seconds,
+                }
+                for term in chain.terms
+            ],
+        },
+        "worth": worths,
         "day": {name: asdict(load) for name, load in loads.items()},
-        "verdict": _verdict(costs, ways, sync, demand),
+        "verdict": [*_verdict(costs, ways, sync, demand), *map(_worth_in_words, worths), *_assumed(found)],
     }
+
+
+def _worth(chain: Chain, index: int) -> dict[str, Any]:
+    """A hop between: the sums with and without it, and what a stream with fill makes of either."""
+    worth, without = worth_of(chain, index), chain.without(index)
+    _, best_with = best_stream(chain.as_costs, fill=True)
+    _, best_without = best_stream(without.as_costs, fill=True)
+    below = chain.hops[index - 1].name if index else chain.device
+    return {
+        "hop": worth.name,
+        "pays": worth.pays,
+        "with_ms": 1e3 * worth.with_s,
+        "without_ms": 1e3 * worth.without_s,
+        "with": asdict(best_with),
+        "without": asdict(best_without),
+        "is_acceptance_without_it_a_guess": below not in chain.hops[index + 1].acceptance,
+    }
+
+
+def _worth_in_words(worth: dict[str, Any]) -> str:
+    with_it, without = worth["with"], worth["without"]
+    relation = "<" if worth["pays"] else ">="
+    line = (
+        f"{worth['hop']} {'pays' if worth['pays'] else 'does not pay'}: contradictions cost "
+        f"{worth['with_ms']:.1f} ms a token with it {relation} {worth['without_ms']:.1f} ms without; with fill "
+        f"{with_it['tokens_per_s']:.1f} against {without['tokens_per_s']:.1f} tokens/s, "
+        f"{with_it['passes_per_token']:.2f} against {without['passes_per_token']:.2f} target passes per token."
+    )
+    guess = " What would stand without it is a guess: the product of the two steps."
+    return line + (guess if worth["is_acceptance_without_it_a_guess"] else "")
+
+
+def _assumed(found: Expected) -> list[str]:
+    if not found.assumed:
+        return []
+    return [f"Assumed, for nobody said: {', '.join(found.assumed)}."]
 
 
 def _verdict(costs: Costs, ways: list[Way], sync: int, demand: Demand) -> list[str]:
@@ -230,5 +201,19 @@ def _table(ways: list[Way], loads: dict[str, Load]) -> Table:
             f"{way.passes_per_token:.2f}",
             "-" if load is None else f"{way.sessions_per_verifier:.1f}",
             "-" if load is None else str(load.verifiers),
+        )
+    return table
+
+
+def _terms_table(terms: list[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("hop", "contradictions/token", "journey ms", "ms/token"):
+        table.add_column(name, justify="left" if name == "hop" else "right")
+    for term in terms:
+        table.add_row(
+            term["hop"],
+            f"{term['contradictions_per_token']:.3f}",
+            f"{term['journey_ms']:.1f}",
+            f"{term['ms_per_token']:.1f}",
         )
     return table

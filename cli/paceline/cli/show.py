@@ -169,7 +169,8 @@ def summary(report: Report) -> Table:
     if report.num_passes:
         table.add_row("target passes", f"{report.num_passes / max(len(report.token_ids), 1):.2f} per token")
     if report.num_reconnects:
-        table.add_row("link", f"lost and found again {report.num_reconnects} times")
+        times = "once" if report.num_reconnects == 1 else f"{report.num_reconnects} times"
+        table.add_row("link", f"lost and found again {times}")
     if report.token_ids and report.mode != "local":
         per_token = (report.traffic.bytes_up + report.traffic.bytes_down) / len(report.token_ids)
         table.add_row("wire", f"{per_token:.0f} bytes per token")

@@ -1,4 +1,4 @@
-"""`paceline topology`: check a chain of hops written in YAML, or export the format's JSON Schema."""
+"""`paceline topology`: check, draw, plan and run a chain of hops written in YAML, or export the format's schema."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from paceline.cli.graph import graph
 from paceline.cli.plan import plan
+from paceline.cli.reference import key_reference
+from paceline.cli.up import up
+from paceline.cli.written import (
+    open_topology,
+    shown_addresses,
+    shown_listen,
+    shown_model,
+    shown_name,
+    shown_upstreams,
+    shown_work,
+)
 
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
-    from paceline.common.config import HopSection, Topology
+    from paceline.common.config import Topology
 
-app = typer.Typer(name="topology", help="Check chains of hops written in YAML.", no_args_is_help=True)
-MAX_RUNNABLE_HOPS = 2
+app = typer.Typer(
+    name="topology", help="Check, draw, plan and run chains of hops written in YAML.", no_args_is_help=True
+)
 
 
 @app.callback()
 def group() -> None:
-    """Check chains of hops written in YAML."""
+    """Check, draw, plan and run chains of hops written in YAML."""
 
 
 @app.command("check")
@@ -35,9 +48,7 @@ def check(
 
     Model folders are looked for from the current folder; those that are here must share one vocabulary.
     """
-    from paceline.common.config import load_topology
-
-    topology = load_topology(file)
+    topology = open_topology(file)
     if as_json:
         print(json.dumps(_report(topology, str(file)), ensure_ascii=False))
         return
@@ -50,14 +61,19 @@ def check(
 
 
 @app.command("schema")
-def schema() -> None:
+def schema(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As tables for a reader instead.")] = False,
+) -> None:
     """Print the JSON Schema of topology files, for editors."""
     from paceline.common.config import topology_schema
 
-    print(json.dumps(topology_schema(), indent=2, sort_keys=True))
+    found = topology_schema()
+    print(key_reference(found) if as_markdown else json.dumps(found, indent=2, sort_keys=True))
 
 
+app.command("graph")(graph)
 app.command("plan")(plan)
+app.command("up", context_settings={"allow_extra_args": True})(up)
 
 
 def notes(topology: "Topology") -> list[str]:
@@ -65,49 +81,35 @@ def notes(topology: "Topology") -> list[str]:
     from paceline.common.config import fingerprint_of, model_of
 
     lines = []
-    if not topology.is_runnable:
-        lines.append(
-            f"{len(topology.hops)} hops are valid; this version runs chains of {MAX_RUNNABLE_HOPS}, "
-            "without the relays between"
-        )
     for index, hop in enumerate(topology.hops):
         model = model_of(hop)
         if model is not None and fingerprint_of(model[1]) is None:
             lines.append(
-                f"hops[{index}].{model[0]}.model: {model[1]} is not here; its vocabulary was not compared"
+                f"hops[{index}].{model[0]}.model: {shown_model(topology, index)} is not here; "
+                "its vocabulary was not compared"
             )
     return lines
 
 
 def _report(topology: "Topology", file: str) -> dict[str, Any]:
-    from paceline.common.config import model_of
-
     return {
         "ok": True,
         "file": file,
-        "runnable": topology.is_runnable,
         "rule": str(topology.effective_rule),
         "notes": notes(topology),
         "hops": [
             {
-                "name": hop.name,
-                "role": role(topology, index),
-                "listen": hop.listen,
-                "upstream": topology.upstream_of(index),
-                "model": (model_of(hop) or ("", None))[1],
+                "name": shown_name(topology, index),
+                "role": topology.role_of(index),
+                "listen": shown_listen(topology, index),
+                "upstream": next(iter(shown_upstreams(topology, index)), None),
+                "upstreams": shown_upstreams(topology, index),
+                "model": shown_model(topology, index),
+                "optional": hop.optional,
             }
             for index, hop in enumerate(topology.hops)
         ],
     }
-
-
-def role(topology: "Topology", index: int) -> str:
-    """What a hop does, in one word."""
-    if index == len(topology.hops) - 1:
-        return "verifier"
-    if index > 0:
-        return "relay"
-    return "drafter" if topology.hops[0].drafter is not None else "client"
 
 
 def _table(topology: "Topology") -> Table:
@@ -115,31 +117,11 @@ def _table(topology: "Topology") -> Table:
     for name in ("hop", "role", "address", "model"):
         table.add_column(name, overflow="fold")
     for index, hop in enumerate(topology.hops):
-        cells = (
-            hop.name,
-            role(topology, index) + ("\n(optional)" if hop.optional else ""),
-            _addresses(topology, index),
-            _models(hop),
-        )
+        role = topology.role_of(index) + ("\n(optional)" if hop.optional else "")
+        places, work = shown_addresses(topology, index), shown_work(topology, index)
+        cells = (shown_name(topology, index), role, "\n".join(places), "\n".join(work))
         table.add_row(*(escape(cell) for cell in cells))
     return table
-
-
-def _addresses(topology: "Topology", index: int) -> str:
-    listen, upstream = topology.hops[index].listen, topology.upstream_of(index)
-    return "\n".join([f"on {listen}"] * (listen is not None) + [f"to {upstream}"] * (upstream is not None))
-
-
-def _models(hop: "HopSection") -> str:
-    if hop.drafter is not None:
-        length = hop.drafter.num_speculative_tokens
-        what = f"{hop.drafter.kind} {hop.drafter.model or ''}".strip()
-        return (
-            f"drafts with {what}\n{'adaptive blocks' if length == 'auto' else f'blocks of {length} tokens'}"
-        )
-    if hop.target is not None:
-        return f"verifies with {hop.target.kind} {hop.target.model or ''}".strip()
-    return ""
 
 
 def _vocabularies(topology: "Topology") -> set[str]:

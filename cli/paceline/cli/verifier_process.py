@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from paceline.cli.cloud import READY_PREFIX
+from paceline.cli.serving import READY_PREFIX
 from paceline.common.errors import Unreachable
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
+_OWN_SETTINGS = ("MODEL", "LISTEN", "UPSTREAM", "NAME", "TOPOLOGY", "HOP", "METRICS_PORT", "VERIFIER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,19 @@ def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator
     command = [sys.executable, "-m", "paceline.cli.main", "cloud", "serve"]
     command += ["--model", str(model), "--listen", "127.0.0.1:0", "--drain-s", "1", *options]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=hop_environment()
+        )
         try:
             yield VerifierProcess(_await_ready(process, log), process.pid)
         finally:
             _stop(process)
 
 
-def _environment() -> dict[str, str]:
+def hop_environment() -> dict[str, str]:
     """The same environment, without settings meant for a verifier of the user's own."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("PACELINE_LISTEN", "PACELINE_MODEL")
-    }
+    own = {f"PACELINE_{name}" for name in _OWN_SETTINGS}
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:

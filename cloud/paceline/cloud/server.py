@@ -139,3 +139,4 @@ async def serve_until_signal(server: Server, on_ready: Callable[[str], None]) ->
     hurry.cancel()
     if not stop.done():
         stop.cancel()
+        await server.stop(0)  # a server left alone keeps its process from ending

@@ -217,6 +217,26 @@ def propose_likeliest(model: TableModel, params: SamplingParams, *, more_follows
     return propose
 
 
+def propose_relayed(judge: Judge, propose: Propose, model: TableModel, params: SamplingParams) -> Propose:
+    """Blocks that a relay corrected with a model of its own: what it emits is drawn from its quantised law (methods
+    4.1). The blocks below it are one token shorter, for it adds one of its own."""
+
+    def relay(branches: Branches, text: Text, length: int) -> Proposal:
+        below = propose(branches, text, length - 1)
+        draft = below.draft
+        history = history_of(text)
+        with QuantisedOpinionRows(
+            model.rows(text, draft.token_ids), params, history, draft.token_ids
+        ) as rows:
+            tokens = emitted(draft, judge(draft, rows, BranchingDice(branches, below)))
+            laws = tuple(
+                law for index, token_id in enumerate(tokens) if (law := rows.said(index, token_id)[1])
+            )
+        return Proposal(block(text, tokens, How.SAMPLED, laws=laws, more_follows=draft.more_follows))
+
+    return relay
+
+
 def tree_shapes(num_nodes: int) -> list[tuple[int, ...]]:
     """The parents of every well-formed tree of so many nodes."""
     candidates = product(*(range(-1, node) for node in range(num_nodes)))
@@ -255,26 +275,6 @@ def propose_tree(
         return Proposal(draft, tuple(coupled))
 
     return propose
-
-
-def propose_relayed(judge: Judge, propose: Propose, model: TableModel, params: SamplingParams) -> Propose:
-    """Blocks that a relay corrected with a model of its own: what it emits is drawn from its quantised law (methods
-    4.1). The blocks below it are one token shorter, for it adds one of its own."""
-
-    def relay(branches: Branches, text: Text, length: int) -> Proposal:
-        below = propose(branches, text, length - 1)
-        draft = below.draft
-        history = history_of(text)
-        with QuantisedOpinionRows(
-            model.rows(text, draft.token_ids), params, history, draft.token_ids
-        ) as rows:
-            tokens = emitted(draft, judge(draft, rows, BranchingDice(branches, below)))
-            laws = tuple(
-                law for index, token_id in enumerate(tokens) if (law := rows.said(index, token_id)[1])
-            )
-        return Proposal(block(text, tokens, How.SAMPLED, laws=laws, more_follows=draft.more_follows))
-
-    return relay
 
 
 def block(text: Text, tokens: Text, how: How, **rest: object) -> Draft:

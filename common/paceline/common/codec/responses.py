@@ -87,8 +87,8 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         queue_us=round(verdict.queue_s * MICRO),
         num_judged=verdict.num_judged,
         filled_token_ids=verdict.filled_token_ids,
-        accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
         author=verdict.author,
+        accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
     )
 
 
@@ -104,8 +104,8 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         queue_s=message.queue_us / MICRO,
         num_judged=message.num_judged,
         filled_token_ids=tuple(message.filled_token_ids),
-        accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
         author=message.author,
+        accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
     )
 
 

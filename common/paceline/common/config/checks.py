@@ -56,6 +56,7 @@ def find_faults(topology: Topology) -> Iterator[Finding]:
         _check_targets,
         _check_addresses,
         _check_upstreams,
+        _check_expectations,
         _check_law,
         _check_draft_length,
     )
@@ -86,6 +87,8 @@ def _check_roles(topology: Topology) -> Iterator[Finding]:
     last = len(topology.hops) - 1
     for index, hop in enumerate(topology.hops):
         path = ("hops", index)
+        if last == 0 and hop.drafter is not None and hop.target is None:
+            continue  # a device by itself
         if index == last:
             yield from _check_verifier(hop, path, "the last hop")
             if hop.upstream is not None:
@@ -248,11 +251,9 @@ def _check_targets(topology: Topology) -> Iterator[Finding]:
 def _check_addresses(topology: Topology) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, hop in enumerate(topology.hops):
-        for key in ("listen", "upstream"):
-            address: str | None = getattr(hop, key)
-            is_name = key == "upstream" and address is not None and ":" not in address
-            if address is not None and not is_name and (fault := _address_fault(address)):
-                yield Finding(("hops", index, key), *fault)
+        for address, path in _addresses(hop, index):
+            if fault := _address_fault(address):
+                yield Finding(path, *fault)
         if hop.listen is None:
             continue
         if hop.listen in seen:
@@ -262,6 +263,20 @@ def _check_addresses(topology: Topology) -> Iterator[Finding]:
                 "give each hop its own port",
             )
         seen.setdefault(hop.listen, index)
+
+
+def _addresses(hop: HopSection, index: int) -> Iterator[tuple[str, Path]]:
+    """Every HOST:PORT of a hop, and where it stands; names of hops have no colon."""
+    if hop.listen is not None:
+        yield hop.listen, ("hops", index, "listen")
+    yield from ((one, path) for one, path in _upstreams(hop, index) if ":" in one)
+
+
+def _upstreams(hop: HopSection, index: int) -> list[tuple[str, Path]]:
+    """What a hop calls its upstream, and where it says so; a list is told from a single text by its second item."""
+    path: Path = ("hops", index, "upstream")
+    stated = hop.upstream or ()
+    return [(one, path if len(stated) == 1 else (*path, place)) for place, one in enumerate(stated)]
 
 
 def _address_fault(address: str) -> tuple[str, str] | None:
@@ -276,37 +291,79 @@ def _address_fault(address: str) -> tuple[str, str] | None:
         try:
             ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else host)
         except ValueError:
-            return f"{host} is not an IPv6 address", "for example [::1]:7443"
+            return f"{address} has not an IPv6 address in its brackets", "for example [::1]:7443"
     elif ":" in host or "/" in host or any(c.isspace() for c in host):
         return f"{address!r} is not HOST:PORT", "no scheme, no path; IPv6 in brackets"
     return None
 
 
 def _check_upstreams(topology: Topology) -> Iterator[Finding]:
-    names = [hop.name for hop in topology.hops]
     for index, hop in enumerate(topology.hops[:-1]):
-        if hop.upstream is None:
-            continue
-        path, following = ("hops", index, "upstream"), topology.hops[index + 1]
-        if ":" in hop.upstream:
-            if hop.upstream.rpartition(":")[0] in ANY_ADDRESS:
-                yield Finding(
-                    path, f"{hop.upstream} cannot be connected to", "name one host, for example 127.0.0.1"
-                )
-            elif hop.upstream == hop.listen:
-                yield Finding(path, f"{hop.name} would be its own upstream", "name the next hop's address")
-        elif hop.upstream not in names:
-            yield Finding(path, f"there is no hop {hop.upstream!r}", nearest(hop.upstream, names, "hops"))
-        elif names.index(hop.upstream) <= index:
+        seen: set[str] = set()
+        for place, (upstream, path) in enumerate(_upstreams(hop, index)):
+            if upstream in seen:
+                yield Finding(path, f"{upstream} is given twice", "keep one of them")
+            seen.add(upstream)
+            if ":" in upstream:
+                yield from _check_upstream_address(hop, upstream, path)
+            else:
+                yield from _check_upstream_name(topology, index, upstream, path, is_first=place == 0)
+
+
+def _check_upstream_address(hop: HopSection, upstream: str, path: Path) -> Iterator[Finding]:
+    if upstream.rpartition(":")[0] in ANY_ADDRESS:
+        yield Finding(path, f"{upstream} cannot be connected to", "name one host, for example 127.0.0.1")
+    elif upstream == hop.listen:
+        yield Finding(path, f"{hop.name} would be its own upstream", "name the next hop's address")
+
+
+def _check_upstream_name(
+    topology: Topology, index: int, upstream: str, path: Path, *, is_first: bool
+) -> Iterator[Finding]:
+    hops, following = topology.hops, topology.hops[index + 1]
+    place = topology.index_of(upstream)
+    if place is None:
+        names = [hop.name for hop in hops]
+        yield Finding(path, f"there is no hop {upstream!r}", nearest(upstream, names, "hops"))
+    elif place <= index:
+        yield Finding(
+            path,
+            f"{upstream!r} is not above {hops[index].name!r}: the chain would loop",
+            f"the next hop is {following.name!r}",
+        )
+    elif is_first and place != index + 1:
+        yield Finding(path, f"{upstream!r} is not the next hop", f"the next one is {following.name!r}")
+    else:
+        needed = next((hop.name for hop in hops[index + 1 : place] if not hop.optional), None)
+        if needed is not None:
             yield Finding(
                 path,
-                f"{hop.upstream!r} is not above {hop.name!r}: the chain would loop",
-                f"the next hop is {following.name!r}",
+                f"{upstream!r} is beyond {needed!r}, which the chain cannot do without",
+                f"leave it out, or make {needed!r} optional: true",
             )
-        elif hop.upstream != following.name:
-            yield Finding(
-                path, f"{hop.upstream!r} is not the next hop", f"the next one is {following.name!r}"
-            )
+
+
+def _check_expectations(topology: Topology) -> Iterator[Finding]:
+    last = len(topology.hops) - 1
+    for index, hop in enumerate(topology.hops):
+        if (expect := hop.expect) is None:
+            continue
+        path = ("hops", index, "expect")
+        if expect.rtt_ms is not None and index == last:
+            yield Finding((*path, "rtt_ms"), "there is no hop above the last", "move it to the hop below")
+        if expect.draft_ms is not None and hop.drafter is None:
+            yield Finding((*path, "draft_ms"), f"{hop.name} has no drafter", "move it to the first hop")
+        for key in ("verify_ms", "verify_per_token_ms", "acceptance"):
+            if getattr(expect, key) is not None and hop.target is None:
+                yield Finding((*path, key), f"{hop.name} does not verify", "move it to a hop with a target")
+        below = [lower.name for lower in topology.hops[:index]]
+        for name in expect.acceptance or ():
+            if name not in below:
+                yield Finding(
+                    (*path, "acceptance", name),
+                    f"there is no hop {name!r} below {hop.name!r}",
+                    nearest(name, below, "below it"),
+                )
 
 
 def _check_law(topology: Topology) -> Iterator[Finding]:

@@ -6,11 +6,12 @@ refused.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
+from paceline.common.config.environment import Secret, redact, substitute
 from paceline.common.config.errors import Path, TopologyError, format_key
 
 MAX_BYTES = 64 * 1024
@@ -30,6 +31,10 @@ class Document:
     value: dict[str, Any]
     lines: Mapping[Path, int]
     """1-based line of every key and list item."""
+    written: Mapping[Path, str] = field(default_factory=dict)
+    """Texts that took something from the environment, as they stand in the file."""
+    secrets: tuple[Secret, ...] = ()
+    """What they took; no message shows it."""
 
     def line_of(self, path: Path) -> int:
         """Line of a key, or of the nearest key around it that is in the file."""
@@ -40,8 +45,21 @@ class Document:
     def error(self, path: Path, message: str, cure: str = "") -> TopologyError:
         """An error about the value at `path`."""
         return TopologyError(
-            message, file=self.file, line=self.line_of(path), key=format_key(path), cure=cure
+            redact(message, self.secrets),
+            file=self.file,
+            line=self.line_of(path),
+            key=format_key(path),
+            cure=redact(cure, self.secrets),
         )
+
+    def with_environment(self, environment: Mapping[str, str]) -> "Document":
+        """The document with `${NAME}` replaced; see `substitute`.
+
+        Raises:
+            TopologyError: a variable is not set, or a reference is malformed.
+        """
+        value, written, secrets = substitute(self.value, environment, self.error)
+        return replace(self, value=value, written=written, secrets=secrets)
 
 
 def parse_document(data: bytes, file: str) -> Document:
@@ -69,11 +87,15 @@ def parse_document(data: bytes, file: str) -> Document:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        has_reference = "${" in "".join(text.splitlines()[line - 1 : line])
         raise TopologyError(
             f"is not YAML: {error.problem or error.context}",
             file=file,
-            line=mark.line + 1 if mark else 1,
-            cure="check indentation, brackets and quotes",
+            line=line,
+            cure="inside braces quote a reference: '${NAME}'"
+            if has_reference
+            else "check indentation, brackets and quotes",
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -21,7 +21,8 @@ class TopologyError(InvalidRequest):
 
     def __init__(self, message: str, *, file: str, line: int = 0, key: str = "", cure: str = "") -> None:
         where = f"{file}:{line}" if line else file
-        super().__init__(_one_line(message), field=f"{where}: {key}" if key else where, cure=_one_line(cure))
+        field = f"{where}: {_one_line(key)}" if key else where
+        super().__init__(_one_line(message), field=field, cure=_one_line(cure))
         self.file = file
         self.line = line
         self.key = key

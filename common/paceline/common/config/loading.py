@@ -1,5 +1,6 @@
 """A topology file, read, checked, and refused with one line that names file, line, key and cure."""
 
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from json import dumps
@@ -65,9 +66,17 @@ def load_topology(file: str | FilePath) -> Topology:
     return parse_topology(data, str(file))
 
 
-def parse_topology(data: bytes, file: str = "topology.yaml") -> Topology:
-    """Check a topology that is already in memory; see `load_topology`."""
-    document = parse_document(data, file)
+def parse_topology(
+    data: bytes, file: str = "topology.yaml", environment: Mapping[str, str] | None = None
+) -> Topology:
+    """Check a topology that is already in memory; see `load_topology`.
+
+    Args:
+        data: the file's bytes.
+        file: its name for messages.
+        environment: what `${NAME}` stands for; this process's environment if None.
+    """
+    document = parse_document(data, file).with_environment(os.environ if environment is None else environment)
     try:
         topology = Topology.model_validate_json(dumps(document.value))
     except ValidationError as error:
@@ -75,6 +84,8 @@ def parse_topology(data: bytes, file: str = "topology.yaml") -> Topology:
     fault = next(chain(find_faults(topology), check_tokenizers(topology)), None)
     if fault is not None:
         raise document.error(fault.path, fault.message, fault.cure)
+    # They cannot be fields: the file has no such keys.
+    topology._written, topology._secrets = document.written, document.secrets
     return topology
 
 

@@ -10,14 +10,26 @@ The first hop drafts, the last one verifies, and each one between does both: it 
 keys exist and what each one holds; `checks` says which of them fit together.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
+from paceline.common.config.environment import Secret, redact
+from paceline.common.config.errors import Path
 from paceline.common.tokens import Rule, SamplingParams
 
 SEED_LIMIT = 1 << 64
+MAX_UPSTREAMS = 8
 
 
 def _speculative_tokens(value: Any) -> Any:
@@ -30,12 +42,44 @@ def _speculative_tokens(value: Any) -> Any:
     )
 
 
+def _upstreams(value: Any) -> tuple[str, ...]:
+    addresses = [value] if isinstance(value, str) else value
+    is_list = isinstance(addresses, list) and 1 <= len(addresses) <= MAX_UPSTREAMS
+    if is_list and all(isinstance(one, str) and 0 < len(one) <= 4096 for one in addresses):
+        return tuple(addresses)
+    raise PydanticCustomError(
+        "upstream",
+        "{value} is neither an address nor a list of 1 to {most} of them",
+        {"value": _shown(value), "most": MAX_UPSTREAMS, "cure": "for example cloud.example:7443"},
+    )
+
+
 def _shown(value: Any) -> str:
     return f"{value!r:.60}"
 
 
 SpeculativeTokens = Annotated[int | Literal["auto"], BeforeValidator(_speculative_tokens)]
+Upstreams = Annotated[
+    tuple[str, ...],
+    PlainValidator(_upstreams),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1},
+                    "minItems": 1,
+                    "maxItems": MAX_UPSTREAMS,
+                },
+            ]
+        }
+    ),
+]
+Milliseconds = Annotated[float, Field(ge=0, lt=3_600_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Role = Literal["drafter", "client", "relay", "verifier"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -149,6 +193,21 @@ class TargetSection(_Section):
     """Rules this verifier applies; leave `rejection` out for strangers, whose claimed law it would trust."""
 
 
+class ExpectSection(_Section):
+    """What `paceline topology plan` reckons with; nothing that runs reads it."""
+
+    rtt_ms: Milliseconds | None = None
+    """Round trip to the hop above; every hop but the last."""
+    draft_ms: Milliseconds | None = None
+    """Per token that the first hop drafts."""
+    verify_ms: Milliseconds | None = None
+    """Per pass of this hop's target, whatever it checks."""
+    verify_per_token_ms: Milliseconds | None = None
+    """Per token in a pass."""
+    acceptance: dict[str, Share] | None = None
+    """For hops below, by name: share of their tokens that stand under this hop's model."""
+
+
 class HopSection(_Section):
     """One machine of the chain."""
 
@@ -156,15 +215,17 @@ class HopSection(_Section):
     """Unique; letters, digits, dots, dashes, underscores. Labels metrics."""
     listen: str | None = None
     """HOST:PORT where it serves: verifier and relay always, the first hop to offer a local endpoint."""
-    upstream: str | None = None
-    """The next hop's address as seen from here (or its name); its `listen` where that can be reached as it
-    stands."""
+    upstream: Upstreams | None = None
+    """The next hop's address as seen from here, or its name; its `listen` where that can be reached as it stands. A
+    list has more addresses, tried in this order."""
     optional: bool = False
     """A relay the chain may do without when it does not answer."""
     drafter: DrafterSection | None = None
     """What writes ahead; first hop only. Without one the first hop asks the next to stream alone."""
     target: TargetSection | None = None
     """What verifies; every hop but the first."""
+    expect: ExpectSection | None = None
+    """Figures for `paceline topology plan`."""
 
 
 class Topology(_Section):
@@ -187,19 +248,56 @@ class Topology(_Section):
             return self.rule
         return Rule.GREEDY if self.sampling.temperature == 0 else Rule.COUPLED
 
-    @property
-    def is_runnable(self) -> bool:
-        """Whether this version can run the chain, not only check it."""
-        return len(self.hops) <= 2
+    _written: Mapping[Path, str] = PrivateAttr(default_factory=dict)
+    _secrets: tuple[Secret, ...] = PrivateAttr(default=())
+
+    def hide(self, text: str) -> str:
+        """The text with references in place of whatever the environment put into this topology."""
+        return redact(text, self._secrets, parts=False)
+
+    def written(self, path: Path) -> str | None:
+        """A text as the file has it, `${NAME}` and all; None where it took nothing from the environment."""
+        return self._written.get(path)
+
+    def index_of(self, name: str) -> int | None:
+        """Place of the hop called `name`; None if there is none."""
+        return next((index for index, hop in enumerate(self.hops) if hop.name == name), None)
+
+    def role_of(self, index: int) -> Role:
+        """What a hop does: the first drafts (or asks for all), the last verifies, each one between does both."""
+        hop = self.hops[index]
+        if hop.target is None:
+            return "drafter" if hop.drafter is not None else "client"
+        return "verifier" if index == len(self.hops) - 1 else "relay"
 
     def upstream_of(self, index: int) -> str | None:
-        """Address that hop `index` connects to; None for the last one."""
-        if index + 1 >= len(self.hops):
-            return None
-        stated, following = self.hops[index].upstream, self.hops[index + 1]
-        if stated is not None and stated != following.name:
-            return stated
-        host, _, port = (following.listen or "").rpartition(":")
+        """Address where hop `index` reaches the next one; None for the last."""
+        return next(iter(self.upstreams_of(index)), None)
+
+    def above(self, index: int) -> tuple[int, ...]:
+        """Places of the hops that hop `index` may draft for, the best first: the next one and, while that is optional,
+        the one after it."""
+        places = list(range(index + 1, min(index + 2, len(self.hops))))
+        while places and self.hops[places[-1]].optional:
+            places.append(places[-1] + 1)
+        return tuple(places)
+
+    def upstreams_of(self, index: int) -> tuple[str, ...]:
+        """Addresses hop `index` may connect to, the best first: several where it states several, else those of the hops
+        above, each as the hop below it sees it."""
+        stated = self.hops[index].upstream or ()
+        above = self.above(index)
+        if len(stated) > 1:
+            return tuple(map(self._address, stated))
+        first = [self._address(one) for one in stated or [self.hops[place].name for place in above[:1]]]
+        beyond = [one for place in above[1:] for one in self.upstreams_of(place - 1)[:1]]
+        return tuple(dict.fromkeys(first + beyond))
+
+    def _address(self, upstream: str) -> str:
+        index = self.index_of(upstream)
+        if index is None:
+            return upstream
+        host, _, port = (self.hops[index].listen or "").rpartition(":")
         return f"127.0.0.1:{port}" if host in ANY_ADDRESS else f"{host}:{port}"
 
 

@@ -87,7 +87,9 @@ class GrpcHop:
         code, details = error.code(), error.details() or ""
         # What grpc.aio says when the link breaks under a message that is being written.
         broke = code is grpc.StatusCode.INTERNAL and details == "Internal error from Core"
-        if broke or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        # This side never cancels a call and then reads it: a cancelled one is that of a server that was stopped.
+        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+        if broke or code in gone:
             return Unreachable(
                 f"no verifier answers at {self.address}",
                 field="verifier",

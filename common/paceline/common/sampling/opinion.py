@@ -15,9 +15,14 @@ class OpinionRows(TargetRows):
     """Rows that can say with which probability a token was picked."""
 
     def __init__(
-        self, logits: LogitRows, params: SamplingParams, history: History, draft_token_ids: Sequence[int]
+        self,
+        logits: LogitRows,
+        params: SamplingParams,
+        history: History,
+        draft_token_ids: Sequence[int],
+        parents: Sequence[int] = (),
     ) -> None:
-        super().__init__(logits, params, history, draft_token_ids)
+        super().__init__(logits, params, history, draft_token_ids, parents)
         self._laws: dict[int, Law] = {}
 
     def law(self, index: int) -> Law:
@@ -39,9 +44,14 @@ class QuantisedOpinionRows(OpinionRows):
     """The law of a row is what travels: sparse, quantised, and only then drawn from."""
 
     def __init__(
-        self, logits: LogitRows, params: SamplingParams, history: History, draft_token_ids: Sequence[int]
+        self,
+        logits: LogitRows,
+        params: SamplingParams,
+        history: History,
+        draft_token_ids: Sequence[int],
+        parents: Sequence[int] = (),
     ) -> None:
-        super().__init__(logits, params, history, draft_token_ids)
+        super().__init__(logits, params, history, draft_token_ids, parents)
         self._quantised: dict[int, QuantisedLaw] = {}
 
     def law(self, index: int) -> Law:

@@ -81,6 +81,7 @@ class RelaySession:
                 filled_token_ids=fresh[: max(num_told, 0)],
                 next_token_id=verdict.next_token_id if num_told >= 0 else None,
                 next_origin=verdict.next_origin if num_told >= 0 else None,
+                accepted_node=None,  # every token is named
             )
         )
 

@@ -78,14 +78,16 @@ class SteeredSession(VerifierSession):
     def judge(self, work: Work, logits: LogitRows) -> Judgement:
         """See `VerifierSession.judge`; remembers what the tokens were drawn from."""
         assert work.draft is not None, "a prefill chunk is not judged"
-        request = self.request
+        request, draft = self.request, work.draft
         rows_of = QuantisedOpinionRows if self._is_rejection else OpinionRows
-        with rows_of(logits, request.sampling, self.history, work.draft.token_ids) as rows:
-            judgement = judge(request.rule, work.draft, rows, self._dice_seed)
-            token_ids = work.draft.token_ids[: judgement.num_accepted]
+        with rows_of(logits, request.sampling, self.history, draft.token_ids, draft.parents) as rows:
+            judgement = judge(request.rule, draft, rows, self._dice_seed)
+            path = draft.path(judgement.num_accepted, judgement.accepted_node)
+            token_ids = [draft.token_ids[node] for node in path]
             if judgement.next_token_id is not None:
-                token_ids = (*token_ids, judgement.next_token_id)
-            self._said = tuple(rows.said(index, token_id) for index, token_id in enumerate(token_ids))
+                token_ids.append(judgement.next_token_id)
+            judged_by = (0, *(node + 1 for node in path))
+            self._said = tuple(rows.said(*one) for one in zip(judged_by, token_ids, strict=False))
         return judgement
 
     def on_judged(

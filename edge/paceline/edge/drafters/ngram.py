@@ -1,8 +1,10 @@
 """Drafts by copying: the longest suffix of the text that occurred before says what came next (Max-Gram).
 
 Needs no model, no weights and no vocabulary, so it works against any target; it pays wherever text repeats
-(code, quotations, edits). References: prompt lookup; Cascade Speculative Drafting, arXiv:2312.11462, section
-3.
+(code, quotations, edits). From `min_ngram=1` on the text itself is the bigram table that Max-Gram falls back on:
+where no longer match exists its own last successor is right more often than that of a table trained on a corpus, and
+it fits every tokenizer (docs/lab-notebook/combined-drafters.md). References: prompt lookup; Cascade Speculative
+Drafting, arXiv:2312.11462, section 3.
 """
 
 from collections.abc import Sequence
@@ -122,7 +124,7 @@ class NgramDrafter:
         """Configure the lookup.
 
         Args:
-            min_ngram: shortest suffix worth copying after; 1 drafts more and is right less often.
+            min_ngram: shortest suffix worth copying after; 1 (Max-Gram) drafts more and is right less often.
             max_ngram: longest suffix looked for; memory is about 1.5 kB per token of text at 8.
         """
         if not 1 <= min_ngram <= max_ngram:

@@ -1,0 +1,250 @@
+"""Several hops behind one face: who is asked, in which order, and what brings one back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.verifier import TargetInfo, Verifier
+from paceline.common.errors import InvalidRequest, PacelineError, Status, Unreachable
+from paceline.common.hops.base import Hop, Stream
+from paceline.common.hops.first_reachable import FirstReachable, connect_to
+from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.inproc import InProcessHop
+from paceline.common.messages import (
+    ClientMessage,
+    Close,
+    Description,
+    Draining,
+    ErrorMessage,
+    Finished,
+    Open,
+    ServerMessage,
+)
+from paceline.common.tokens import FinishReason, Rule
+from paceline.edge.client import Client
+from paceline.edge.drafters.table import TableDrafter
+from paceline.edge.request import GenerationRequest
+
+HELLO = Open((1, 2, 3), 8)
+DONE = Finished(FinishReason.LENGTH, 8)
+VOCAB = 64
+
+
+class Named:
+    """A verifier that says its name and answers each message with the next of its answers."""
+
+    def __init__(self, name: str, *answers: ServerMessage) -> None:
+        self.name = name
+        self.num_streams = 0
+        self._answers = answers or (DONE,)
+
+    def describe(self) -> Description:
+        """Its name as the model's."""
+        return Description("0", self.name, VOCAB, 99, 1, 4, (Rule.GREEDY,))
+
+    async def decode(
+        self, requests: AsyncIterator[ClientMessage | PacelineError]
+    ) -> AsyncIterator[ServerMessage]:
+        """One answer each; then the stream ends."""
+        self.num_streams += 1
+        answers = iter(self._answers)
+        async for message in requests:
+            if isinstance(message, Close) or (answer := next(answers, None)) is None:
+                return
+            yield answer
+
+
+class Switched:
+    """A hop that can be away: then it says so, or is silent."""
+
+    def __init__(self, hop: Hop) -> None:
+        self.is_away = self.is_silent = self.is_closed = False
+        self.num_asked = 0
+        self._hop = hop
+
+    async def describe(self) -> Description:
+        """Unless it is away."""
+        self.num_asked += 1
+        if self.is_silent:
+            await asyncio.Event().wait()
+        if self.is_away:
+            raise Unreachable("away", field="verifier")
+        return await self._hop.describe()
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """Of the hop behind."""
+        async with self._hop.stream() as stream:
+            yield stream
+
+    async def close(self) -> None:
+        """Remember it."""
+        self.is_closed = True
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now_s
+
+
+class Chain:
+    """Three named hops, each of which can be away."""
+
+    def __init__(self, *answers: ServerMessage) -> None:
+        self.clock = Clock()
+        self.verifiers = [Named("metro", *answers), Named("city"), Named("cloud")]
+        self.hops = {one.name: Switched(InProcessHop(one)) for one in self.verifiers}
+        self.first = FirstReachable(self.hops, connect_timeout_s=0.05, clock=self.clock)
+
+    async def who_answers(self) -> str:
+        """Whose stream a new one is."""
+        before = [one.num_streams for one in self.verifiers]
+        async with self.first.stream() as stream:
+            await stream.send(HELLO)
+            await stream.receive()
+        (who,) = (
+            one.name for one, count in zip(self.verifiers, before, strict=True) if one.num_streams > count
+        )
+        return who
+
+
+async def test_the_best_one_is_taken_while_it_answers() -> None:
+    """Description and streams come from the first; who answered once is not asked before every stream."""
+    chain = Chain()
+
+    assert (await chain.first.describe()).model_name == "metro"
+    assert [await chain.who_answers() for _ in range(3)] == ["metro"] * 3
+    assert [hop.num_asked for hop in chain.hops.values()] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("how", ["is_away", "is_silent"])
+async def test_the_next_one_stands_in(how: str) -> None:
+    """Away or silent, the ones before are passed over, in order."""
+    chain = Chain()
+    setattr(chain.hops["metro"], how, True)
+
+    assert await chain.who_answers() == "city"
+    setattr(chain.hops["city"], how, True)
+    assert (await chain.first.describe()).model_name == "cloud"
+
+
+async def test_all_away_names_all() -> None:
+    """One error, with every address."""
+    chain = Chain()
+    for hop in chain.hops.values():
+        hop.is_away = True
+
+    with pytest.raises(Unreachable, match="metro, city, cloud"):
+        await chain.who_answers()
+    with pytest.raises(Unreachable, match="metro, city, cloud"):
+        await chain.first.describe()
+
+
+async def test_one_that_failed_is_left_alone_for_a_while_and_then_preferred_again() -> None:
+    """Within the pause nobody asks it; after the pause the next new stream does; each failure doubles the pause."""
+    chain = Chain()
+    metro = chain.hops["metro"]
+    metro.is_away = True
+
+    assert await chain.who_answers() == "city"
+    assert await chain.who_answers() == "city"
+    assert metro.num_asked == 1
+    chain.clock.now_s = 1.0
+    assert await chain.who_answers() == "city"
+    assert metro.num_asked == 2
+    metro.is_away = False
+    chain.clock.now_s = 2.5
+    assert await chain.who_answers() == "city"
+    chain.clock.now_s = 3.0
+    assert await chain.who_answers() == "metro"
+
+
+async def test_one_that_is_left_alone_is_asked_where_no_other_answers() -> None:
+    """A pause never turns a hop that is there into an error."""
+    chain = Chain()
+    chain.hops["metro"].is_away = True
+    await chain.who_answers()
+    chain.hops["metro"].is_away = False
+    for name in ("city", "cloud"):
+        chain.hops[name].is_away = True
+    with pytest.raises(Unreachable):
+        await FirstReachable({"city": chain.hops["city"]}, clock=chain.clock).describe()
+
+    assert (await chain.first.describe()).model_name == "metro"
+
+
+@pytest.mark.parametrize(
+    ("answer", "who_is_next"),
+    [
+        (DONE, "metro"),
+        (Draining(5.0), "city"),
+        (ErrorMessage(Status.UNAVAILABLE, "UNREACHABLE", "its upstream is away"), "city"),
+        (ErrorMessage(Status.INVALID_ARGUMENT, "BAD_DRAFT", "one block", fatal=False), "metro"),
+    ],
+)
+async def test_a_hop_that_goes_away_in_the_middle_gets_no_new_stream(
+    answer: ServerMessage, who_is_next: str
+) -> None:
+    """One that drains, or has lost its own upstream, still answers; new streams go past it."""
+    chain = Chain(answer)
+    await chain.who_answers()
+
+    assert await chain.who_answers() == who_is_next
+
+
+async def test_after_a_stream_that_broke_off_its_hop_is_asked_again() -> None:
+    """An end without a last word may be a death: the next stream makes sure."""
+    chain = Chain()
+    async with chain.first.stream() as stream:
+        await stream.send(Close())
+        assert await stream.receive() is None
+    chain.hops["metro"].is_away = True
+
+    assert await chain.who_answers() == "city"
+
+
+async def test_closing_closes_all() -> None:
+    """Whoever was used."""
+    chain = Chain()
+    await chain.first.close()
+
+    assert all(hop.is_closed for hop in chain.hops.values())
+
+
+async def test_a_text_is_the_same_past_a_hop_that_is_away() -> None:
+    """A client with two verifiers of one law writes what one with the second alone writes."""
+
+    async def text(is_away: bool) -> list[int]:
+        verifiers = [Verifier(TableEngine(VOCAB, seed=3), TargetInfo("table", "test")) for _ in range(2)]
+        for one in verifiers:
+            one.start()
+        near, far = (Switched(InProcessHop(one)) for one in verifiers)
+        near.is_away = is_away
+        drafter = TableDrafter(VOCAB, agreement=0.7)
+        async with Client(FirstReachable({"near": near, "far": far}), drafter) as client:
+            report = await client.complete(GenerationRequest((5, 6), max_new_tokens=24), "sync")
+        for one in verifiers:
+            one.stop()
+        return report.token_ids
+
+    assert await text(is_away=True) == await text(is_away=False)
+
+
+async def test_addresses_make_a_hop() -> None:
+    """One address is a plain link, several are alternatives, and none may be malformed."""
+    one, several = connect_to(["127.0.0.1:1"]), connect_to(["127.0.0.1:1", "127.0.0.1:2"])
+
+    assert isinstance(one, GrpcHop)
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1, 127\.0\.0\.1:2"):
+        await several.describe()
+    await several.close()
+    with pytest.raises(InvalidRequest, match="HOST:PORT"):
+        connect_to(["127.0.0.1:1", "nowhere"])
