@@ -134,6 +134,7 @@ class _Pipeline:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._run.report.finish_reason = self._session.finish_reason
         self._run.report.hops = self._session.hops
+        self._run.report.round_trip_s = self._run.estimates.round_trip.typical_s
 
     async def _one_connection(self) -> None:
         async with self._hop.stream() as stream:
