@@ -456,8 +456,8 @@ CASES = (
         "kind: union, drafters: [{kind: ngram}]",
         8,
         "hops[0].drafter.drafters",
-        "union of one drafter is that drafter",
-        "name it alone",
+        "at least two drafters",
+        "name this one alone",
     ),
     Case(
         "empty-parts",
