@@ -228,9 +228,8 @@ class _Pipeline:
         if self._drafting is not None:
             self._drafting.observe(commit, contradicts=contradicted)
         if not self._session.num_blocks_in_flight:
-            self._sent_until = (
-                self._tail.known
-            )  # nothing waits over there: what a verdict left of a tree is gone
+            # Nothing waits over there: what a verdict left of a tree is gone.
+            self._sent_until = self._tail.known
         if settled.refuted_at is not None:
             self._sent_until = self._tail.known
             self._retract(settled.refuted_at)

@@ -36,7 +36,7 @@ class Tail:
         self.how = How.ONE_HOT
         self._probs: deque[float] = deque()
         self._laws: deque[QuantisedLaw] = deque()
-        self._tree: Proposal | None = None
+        self._tree = Proposal(0, (), (), self.how)
         """The proposal written last onto the committed text itself."""
 
     def __len__(self) -> int:
@@ -103,8 +103,7 @@ class Tail:
         """The drafted tokens from absolute position `start` up to `end`; with their branches, if they are one whole
         proposal right after the committed text."""
         tree = self._tree
-        stands = tree is not None and tree.base == start == self.committed == self.known
-        is_whole = stands and tree is not None and len(tree) == end - start
+        is_whole = tree.base == start == self.committed == self.known and len(tree) == end - start
         indices = range(start - self.known, end - self.known)
         return Proposal(
             base=start,
@@ -112,5 +111,5 @@ class Tail:
             probs=tuple(self._probs[index] for index in indices),
             how=self.how,
             laws=tuple(self._laws[index] for index in indices) if self._laws else (),
-            branches=tree.branches if tree is not None and is_whole else Branches(),
+            branches=tree.branches if is_whole else Branches(),
         )

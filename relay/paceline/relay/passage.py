@@ -153,7 +153,7 @@ class Passage:
         self._news.set()
 
     def _steer(self, base: int, token_ids: tuple[int, ...] = ()) -> None:
-        self._to_own.put_nowait(Steer(base, token_ids, self._horizon))
+        self._to_own.put_nowait(Steer(base, token_ids, self._horizon, self._session.committed))
 
     # --- the hop above ------------------------------------------------------------------------------------------------
 

@@ -33,8 +33,9 @@ class SteeredSession(VerifierSession):
     def __init__(self, opening: Steered, limits: Limits) -> None:
         super().__init__(opening.request, limits)
         self.features -= {Feature.TREE}  # what it says becomes a chain, and so must be what it is asked
-        self.horizon = len(self.text)
+        self.horizon = self._final_length = len(self.text)
         request = opening.request
+        self._num_rewrites = 0
         self._is_rejection = request.rule is Rule.REJECTION
         self._dice_seed = (
             key(request.seed, opening.depth, Purpose.RELAY) if self._is_rejection else request.seed
@@ -43,15 +44,22 @@ class SteeredSession(VerifierSession):
 
     def steer(self, message: Steer) -> list[ServerMessage]:
         """Follow the hops above; an empty verdict gives back the credit of blocks that became stale."""
-        for at, token_id in enumerate(message.token_ids, message.base):
-            if at < len(self.text):
-                if self.text[at] == token_id:
-                    continue
-                self._truncate(at)
+        if message.token_ids:
+            self._rewrite(message.base, message.token_ids)
+        self.horizon, self._final_length = message.horizon, message.final_length
+        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+
+    def _rewrite(self, base: int, token_ids: tuple[int, ...]) -> None:
+        """From `base` on the text is this, and ends with it: so both sides know what it is, whatever was on its way."""
+        self._num_rewrites += 1
+        known = self.text[base : base + len(token_ids)]
+        num_same = next((i for i, token_id in enumerate(known) if token_id != token_ids[i]), len(known))
+        if base + num_same < len(self.text):
+            self._truncate(base + num_same)
+        for token_id in token_ids[num_same:]:
             self.text.append(token_id)
             self.history.push(token_id)
-        self.horizon = message.horizon
-        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
+        self._cached = min(self._cached, len(self.text) - 1)  # the last token is always run again
 
     def _truncate(self, length: int) -> None:
         self.fence += 1
@@ -59,6 +67,11 @@ class SteeredSession(VerifierSession):
         self.text.truncate(length)
         self.history.truncate(length - len(self.request.prompt_token_ids))
         self._cached = min(self._cached, length)
+
+    @property
+    def final_length(self) -> int:
+        """See `VerifierSession.final_length`."""
+        return self._final_length
 
     @property
     def is_resting(self) -> bool:
@@ -94,16 +107,15 @@ class SteeredSession(VerifierSession):
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
     ) -> list[Answer]:
         """See `VerifierSession.on_judged`; a verdict becomes a draft for the hop above."""
-        base = len(self.text)
-        prefix_hash = self.text.hash_at(base)
         answers = super().on_judged(work, judgement, verify_s, queue_s)
-        return [self._written(one, prefix_hash) if isinstance(one, Verdict) else one for one in answers]
+        return [self._written(one) if isinstance(one, Verdict) else one for one in answers]
 
-    def _written(self, verdict: Verdict, prefix_hash: int) -> Written:
+    def _written(self, verdict: Verdict) -> Written:
         token_ids = tuple(self.text[verdict.base :])
         said = self._said[: len(token_ids)]
         laws = tuple(law for _, law in said if law is not None)
-        return Written(prefix_hash, verdict, token_ids, tuple(prob for prob, _ in said), self._how, laws)
+        probs = tuple(prob for prob, _ in said)
+        return Written(self._num_rewrites, verdict, token_ids, probs, self._how, laws)
 
     @property
     def _how(self) -> How:
