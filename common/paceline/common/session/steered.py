@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from paceline.common.acceptance import Judgement, judge
-from paceline.common.messages import ServerMessage
+from paceline.common.messages import Feature, ServerMessage
 from paceline.common.sampling.noise import Purpose, key
 from paceline.common.sampling.opinion import OpinionRows, QuantisedOpinionRows
 from paceline.common.sampling.quantised import QuantisedLaw
@@ -43,6 +43,7 @@ class SteeredSession(VerifierSession):
 
     def __init__(self, opening: Steered, limits: Limits) -> None:
         super().__init__(opening.request, limits)
+        self.features -= {Feature.TREE}  # what it says becomes a chain, and so must be what it is asked
         self.horizon = self._final_length = len(self.text)
         request = opening.request
         self._num_rewrites = 0
