@@ -253,9 +253,10 @@ class _Pipeline:
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
         never_opened = self._session.opened is None
+        has_begun = self._tail.committed > len(self._request.text)
         if isinstance(error, RemoteError):
             passing = error.status is Status.UNAVAILABLE or (
-                error.status is Status.RESOURCE_EXHAUSTED and not never_opened
+                error.status is Status.RESOURCE_EXHAUSTED and has_begun
             )
             if not passing:
                 raise error
