@@ -24,7 +24,7 @@ from paceline.common.drafter import Drafter
 from paceline.common.errors import Unreachable
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.speed.chain import Chain, ChainHop
-from paceline.common.speed.ways import best_stream
+from paceline.common.speed.ways import best_stream, filled_costs
 from paceline.common.tokens import SamplingParams
 from paceline.edge.assemble import assemble
 from paceline.edge.client import Client
@@ -33,6 +33,7 @@ from paceline.simulation.proxy import ShapedLink, shaped_link
 
 Progress = Callable[[str], None]
 _PROMPT_TOKENS = 200
+_BLOCK = 8
 _DEVICE, _RELAY, _TARGET = "device", "relay", "target"
 
 
@@ -87,6 +88,8 @@ class CascadeResult:
 
     machine: Machine
     settings: CascadeSettings
+    chains: dict[str, Chain]
+    """What the plan started from, by temperature."""
     cells: list[CascadeCell]
     num_different_texts: int
     """Texts that differ between the two chains."""
@@ -121,12 +124,15 @@ def cascade(
     assert model.drafter is not None, "a pair drafts"
     assert middle_drafter is not None, "it was asked for"
 
+    chains: dict[str, Chain] = {}
+
     async def run(world: _World) -> tuple[list[CascadeCell], int]:
         cells, differing = [], 0
         for temperature in settings.temperatures:
             progress(f"temperature {temperature:g}: what each hop costs and accepts")
             asked = [replace(one, sampling=SamplingParams(temperature)) for one in requests]
             costs = await _measure(world, model.drafter, middle_drafter, asked)  # type: ignore[arg-type]
+            chains[f"{temperature:g}"] = costs
             for near_ms, far_ms in settings.links_ms:
                 progress(f"temperature {temperature:g}, links of {near_ms:g} and {far_ms:g} ms")
                 relayed, straight = await _write(world, model.drafter, asked, near_ms, far_ms)  # type: ignore[arg-type]
@@ -139,7 +145,7 @@ def cascade(
     with _served(pair, middle, settings) as world:
         cells, differing = asyncio.run(run(world))
     num_right = sum(cell.plan_was_right for cell in cells)
-    return CascadeResult(machine(), settings, cells, differing, num_right)
+    return CascadeResult(machine(), settings, chains, cells, differing, num_right)
 
 
 @contextmanager
@@ -176,7 +182,7 @@ async def _measure(
     """What the plan starts from: each hop's pass, the device's token, and whose tokens stand under whom."""
     for link in (world.near, world.far, world.whole):
         link.set_shape("rtt=0ms")
-    fitted = {}
+    standing, estimates = {}, {}
     ways = {
         "relayed": (world.near, drafter),
         "straight": (world.whole, drafter),
@@ -184,16 +190,27 @@ async def _measure(
     }
     for name, (link, writer) in ways.items():
         async with _client(link, writer) as client:
+            asked = [replace(request, num_speculative_tokens=_BLOCK) for request in requests]
+            reports = [await client.complete(request, "sync") for request in asked]
+            standing[name] = _standing(reports)
             for request in requests:
                 await client.complete(request, "stream")
-            fitted[name] = client.estimates
-    near, whole = fitted["relayed"], fitted["straight"]
-    acceptance = {_RELAY: fitted["middle"].confidence.mean, _DEVICE: whole.confidence.mean}
-    relay = ChainHop(
-        _RELAY, 0.0, near.verify.fixed_s, near.verify.per_token_s, {_DEVICE: near.confidence.mean}
+            estimates[name] = client.estimates
+    relay, target = (
+        ChainHop(name, 0.0, estimates[by].verify.fixed_s, estimates[by].verify.per_token_s, acceptance)
+        for name, by, acceptance in (
+            (_RELAY, "relayed", {_DEVICE: standing["relayed"]}),
+            (_TARGET, "straight", {_RELAY: standing["middle"], _DEVICE: standing["straight"]}),
+        )
     )
-    target = ChainHop(_TARGET, 0.0, whole.verify.fixed_s, whole.verify.per_token_s, acceptance)
-    return Chain(_DEVICE, whole.draft_token_s, (relay, target))
+    return Chain(_DEVICE, estimates["straight"].draft_token_s, (relay, target))
+
+
+def _standing(reports: Sequence[Report]) -> float:
+    """Share of the tokens looked at that stand: a round looks no further than the first that falls."""
+    rounds = [one for report in reports for one in report.rounds]
+    accepted = sum(one.num_accepted for one in rounds)
+    return accepted / (accepted + sum(one.num_accepted < one.num_drafted for one in rounds))
 
 
 async def _write(
@@ -236,7 +253,7 @@ def _cell(
 
 
 def _side(reports: list[Report], rates: list[float], chain: Chain) -> Side:
-    _, predicted = best_stream(chain.as_costs, fill=True)
+    _, predicted = best_stream(filled_costs(chain), fill=True)
     num_passes = sum(report.hops[-1].num_passes for report in reports)
     return Side(
         statistics.median(rates),
