@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = ("common", "edge", "cloud", "training", "benchmarks", "cli")
+FOLDERS = ("common", "edge", "cloud", "relay", "training", "simulation", "benchmarks", "cli")
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|Users)/[a-z][\w-]*/|(?<![\w.])/(?:root|work)/[\w.]")
