@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from paceline.cli.authority import Authority, write_pair
 from paceline.cloud.config import AccessConfig, ServerConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.identity import Authenticator
 from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.errors import (
@@ -660,6 +661,34 @@ async def test_connections_are_made_anew_after_their_age(serve: Any, keys: Keys)
         report = await client.complete(REQUEST, "cloud")
         assert report.token_ids == served.text(REQUEST)
         assert report.num_reconnects >= 1
+
+
+def test_a_resumed_tls_session_proves_nothing(keys: Keys) -> None:
+    """A session that was taken up again did not show its certificate now, and is refused for that."""
+    authenticator = Authenticator(ServerConfig(tls=keys.serving))
+    peer = {"peer_uri": [b"urn:paceline:tenant:acme"], "ssl_session_reused": [b"false"]}
+    assert authenticator.caller(peer, ()).tenant == "acme"
+    with pytest.raises(Unauthenticated, match="resumed"):
+        authenticator.caller({**peer, "ssl_session_reused": [b"true"]}, ())
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        [],
+        [b"spiffe://example/acme"],
+        [b"urn:paceline:tenant:"],
+        [b"urn:paceline:tenant:two words"],
+        [b"urn:paceline:tenant:acme", b"urn:paceline:tenant:rival"],
+        [b"urn:paceline:tenant:\xff"],
+    ],
+)
+def test_a_certificate_names_one_tenant(keys: Keys, uris: list[bytes]) -> None:
+    """None, several, or one that is no name: nobody is let in on it."""
+    authenticator = Authenticator(ServerConfig(tls=keys.serving))
+    with pytest.raises(Unauthenticated) as caught:
+        authenticator.caller({"peer_uri": uris, "x509_common_name": [b"acme"]}, (("tenant", "acme"),))
+    assert caught.value.field == "certificate"
 
 
 # --- a chain ----------------------------------------------------------------------------------------------------------

@@ -14,17 +14,15 @@ from rich.console import Console
 from paceline.cli import batch, show
 from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.from_file import drafter_section, sampling_of_file, take_first_hop
-from paceline.cli.inputs import checked_text, read_prompt
+from paceline.cli.inputs import check_mode, checked_text, parse_count, parse_fill, parse_rule, read_prompt
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.first_reachable import connect_to
 from paceline.common.hops.security import Calling
-from paceline.common.messages import FillPolicy
 from paceline.common.speed.objective import Objective
-from paceline.common.tokens import Rule, SamplingParams
+from paceline.common.tokens import SamplingParams
 from paceline.edge.assemble import EdgeModel, assemble, assemble_section
 from paceline.edge.client import Client, Generation, check_request
-from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest, Report
 
 app = typer.Typer(
@@ -337,46 +335,9 @@ def client(addresses: Sequence[str], model: EdgeModel, calling: Calling | None =
     )
 
 
-def check_mode(mode: str) -> None:
-    """Refuse an unknown mode before anything is loaded."""
-    if mode not in MODES:
-        raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
-
-
 def _check(template: GenerationRequest) -> None:
     """Refuse what no verifier could serve before anything is loaded; the prompt is still to come."""
     check_request(replace(template, prompt_token_ids=(0,)))
-
-
-def parse_rule(rule: str) -> Rule | None:
-    """None for auto."""
-    if rule == "auto":
-        return None
-    if rule not in set(Rule):
-        raise InvalidRequest(
-            f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}"
-        )
-    return Rule(rule)
-
-
-def parse_count(number: str, field: str) -> int | None:
-    """None for auto."""
-    if number == "auto":
-        return None
-    if not number.isdecimal() or int(number) < 1:
-        raise InvalidRequest(f"{number!r} is no count", field=field, cure="auto, or at least 1")
-    return int(number)
-
-
-def parse_fill(fill: str) -> FillPolicy | None:
-    """None for whatever the mode has."""
-    if fill == "mode":
-        return None
-    if fill not in set(FillPolicy):
-        raise InvalidRequest(
-            f"there is no fill policy {fill!r}", field="fill", cure=f"one of mode, {', '.join(FillPolicy)}"
-        )
-    return FillPolicy(fill)
 
 
 async def _generate_one(

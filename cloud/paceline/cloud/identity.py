@@ -109,6 +109,13 @@ def _tenant(certified: str, claims: Claims | None) -> str:
 
 def _certified_tenant(peer: Mapping[str, Iterable[bytes]]) -> str:
     """The tenant a certificate names; empty if it names none."""
+    if b"true" in peer.get("ssl_session_reused", ()):
+        # The certificate was looked at when the session began, and may have expired since. Our clients resume none.
+        raise Unauthenticated(
+            "a resumed TLS session does not say who calls",
+            field="certificate",
+            cure="connect without a session cache",
+        )
     names = [uri.decode("utf-8", "replace") for uri in peer.get("peer_uri", ())]
     tenants = [name.removeprefix(TENANT_URI) for name in names if name.startswith(TENANT_URI)]
     if len(tenants) > 1 or not all(map(TENANT_PATTERN.fullmatch, tenants)):
