@@ -7,7 +7,7 @@ from paceline.common.speed.chain import Chain, ChainHop, worth_of
 from paceline.common.speed.costs import Costs
 from paceline.common.speed.formulas import stream_bound
 from paceline.common.speed.stream import predict_stream
-from paceline.common.speed.ways import best_stream, predict_ways
+from paceline.common.speed.ways import best_stream, filled_costs, predict_ways
 from paceline.simulation.chain_events import simulate_chain
 
 CLOUD = ChainHop("cloud", 0.1, 0.03, 0.0002, {"metro": 0.92, "phone": 0.7})
@@ -155,3 +155,14 @@ def test_ways_are_at_their_best() -> None:
     ways = {way.name: way for way in predict_ways(costs, 0.001, CHAIN.draft_s)}
     assert ways["local"].tokens_per_s == pytest.approx(100)
     assert ways["cloud"].tokens_per_s == pytest.approx(1 / 0.0302)
+
+
+def test_a_relay_that_fills_is_a_drafter_as_fast_as_it_streams() -> None:
+    """Only the last link lies between it and the target; without a relay nothing changes."""
+    pair = CHAIN.without(0)
+    assert filled_costs(pair) == pair.as_costs
+    costs = filled_costs(CHAIN)
+    below = Chain(CHAIN.device, CHAIN.draft_s, CHAIN.hops[:1]).as_costs
+    assert costs.round_trip_s == CHAIN.hops[1].round_trip_s
+    assert 1 / costs.draft_s == best_stream(below, fill=True)[1].tokens_per_s
+    assert costs.draft_s < CHAIN.as_costs.draft_s + CHAIN.hops[0].pass_s

@@ -22,7 +22,7 @@ from paceline.common.speed.formulas import (
     break_even_sync_s,
     stream_bound,
 )
-from paceline.common.speed.ways import Way, best_stream, predict_ways
+from paceline.common.speed.ways import Way, best_stream, filled_costs, predict_ways
 from paceline.simulation.day import Demand, Load, simulate_day
 
 
@@ -78,7 +78,7 @@ def plan(
     if not 0 <= server_draft_ms < 3.6e6:
         raise InvalidRequest(f"{server_draft_ms} is not a time", field="server_draft_ms", cure="0 or more")
     costs = found.chain.as_costs
-    ways = predict_ways(costs, server_draft_ms / 1e3, found.chain.draft_s)
+    ways = predict_ways(costs, server_draft_ms / 1e3, found.chain.draft_s, filled_costs(found.chain))
     loads = {way.name: simulate_day(way, demand, seed) for way in ways if way.name != "local"}
     report = _report(file, found, ways, loads, demand)
     report["hops"] = [hop.name for hop in topology.hops]
@@ -134,12 +134,12 @@ def _report(
 def _worth(chain: Chain, index: int) -> dict[str, Any]:
     """A hop between: the sums with and without it, and what a stream with fill makes of either."""
     worth, without = worth_of(chain, index), chain.without(index)
-    _, best_with = best_stream(chain.as_costs, fill=True)
-    _, best_without = best_stream(without.as_costs, fill=True)
+    _, best_with = best_stream(filled_costs(chain), fill=True)
+    _, best_without = best_stream(filled_costs(without), fill=True)
     below = chain.hops[index - 1].name if index else chain.device
     return {
         "hop": worth.name,
-        "pays": worth.pays,
+        "pays": best_with.tokens_per_s > best_without.tokens_per_s,
         "with_ms": 1e3 * worth.with_s,
         "without_ms": 1e3 * worth.without_s,
         "with": asdict(best_with),
@@ -150,12 +150,11 @@ def _worth(chain: Chain, index: int) -> dict[str, Any]:
 
 def _worth_in_words(worth: dict[str, Any]) -> str:
     with_it, without = worth["with"], worth["without"]
-    relation = "<" if worth["pays"] else ">="
     line = (
-        f"{worth['hop']} {'pays' if worth['pays'] else 'does not pay'}: contradictions cost "
-        f"{worth['with_ms']:.1f} ms a token with it {relation} {worth['without_ms']:.1f} ms without; with fill "
-        f"{with_it['tokens_per_s']:.1f} against {without['tokens_per_s']:.1f} tokens/s, "
-        f"{with_it['passes_per_token']:.2f} against {without['passes_per_token']:.2f} target passes per token."
+        f"{worth['hop']} {'pays' if worth['pays'] else 'does not pay'}: "
+        f"{with_it['tokens_per_s']:.1f} tokens/s with it, {without['tokens_per_s']:.1f} without; "
+        f"{with_it['passes_per_token']:.2f} and {without['passes_per_token']:.2f} target passes per token. "
+        f"Without fill, contradictions cost {worth['with_ms']:.1f} and {worth['without_ms']:.1f} ms a token."
     )
     guess = " What would stand without it is a guess: the product of the two steps."
     return line + (guess if worth["is_acceptance_without_it_a_guess"] else "")

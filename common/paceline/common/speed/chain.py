@@ -9,7 +9,7 @@ by hop `i` per committed token and `D_i` seconds for that journey, passes of the
 A hop between pays if and only if it lowers the others' terms by more than its own. The sum counts two contradictions
 that overlap twice, so it is a little too large; it knows nothing of fill, nor of passes that wait for one another, so a
 real stream is a little slower or, far from the target, faster. `Chain.as_costs` gives the same chain to formulas that
-do know.
+do know; `ways.filled_costs` does where relays write on by themselves.
 """
 
 from collections.abc import Mapping
