@@ -216,7 +216,9 @@ def test_a_drafter_alone_writes_locally(inline: Any, tmp_path: Path, pico: Path)
 def test_a_file_without_anybody_who_asks_is_refused(inline: Any, tmp_path: Path) -> None:
     """A verifier alone is a chain for others' clients."""
     file = tmp_path / "alone.yaml"
-    file.write_text("version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]\n")
+    file.write_text(
+        "version: 1\nhops: [{name: cloud, listen: 'h:1', insecure: true, target: {kind: table}}]\n"
+    )
     inline("edge", "generate", "--topology", file, "--prompt", "a").complains("topology", "asks for texts")
 
 

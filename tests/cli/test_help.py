@@ -21,6 +21,8 @@ COMMANDS = (
     ("topology", "graph"),
     ("topology", "plan"),
     ("topology", "up"),
+    ("certs",),
+    ("certs", "dev"),
 )
 
 

@@ -101,8 +101,8 @@ def test_what_nobody_said_is_named(inline: Any, tmp_path: Any) -> None:
     file = tmp_path / "bare.yaml"
     file.write_text(
         "version: 1\nhops:\n  - {name: a, drafter: {kind: ngram}}\n"
-        "  - {name: b.c, listen: 'h:1', target: {kind: table}}\n"
-        "  - {name: d, listen: 'h:2', target: {kind: table}}\n"
+        "  - {name: b.c, listen: 'h:1', insecure: true, target: {kind: table}}\n"
+        "  - {name: d, listen: 'h:2', insecure: true, target: {kind: table}}\n"
     )
     bare = json.loads(inline("topology", "plan", file, "--json").out)
     text = inline(
@@ -119,5 +119,7 @@ def test_what_nobody_said_is_named(inline: Any, tmp_path: Any) -> None:
 def test_a_verifier_alone_has_no_plan(inline: Any, tmp_path: Any) -> None:
     """There is no device to plan for."""
     file = tmp_path / "alone.yaml"
-    file.write_text("version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]\n")
+    file.write_text(
+        "version: 1\nhops: [{name: cloud, listen: 'h:1', insecure: true, target: {kind: table}}]\n"
+    )
     inline("topology", "plan", file).complains("begins with a device")

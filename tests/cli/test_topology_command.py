@@ -53,8 +53,8 @@ FROM_ENVIRONMENT = """\
 version: 1
 hops:
   - {name: phone, upstream: "${CLOUD}", drafter: {kind: "${KIND}"}}
-  - {name: "${WHO}", listen: "0.0.0.0:${PORT}", target: {model: "${MODEL}"}}
-  - {name: last, listen: "0.0.0.0:1${NOTHING:-234}", target: {model: "models/base"}}
+  - {name: "${WHO}", listen: "0.0.0.0:${PORT}", insecure: true, target: {model: "${MODEL}"}}
+  - {name: last, listen: "0.0.0.0:1${NOTHING:-234}", insecure: true, target: {model: "models/base"}}
 """
 
 

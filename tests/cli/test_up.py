@@ -30,10 +30,12 @@ hops:
     drafter: {kind: ngram, min_ngram: 1, max_ngram: 3, num_speculative_tokens: 4}
   - name: metro
     listen: 0.0.0.0:%d
+    insecure: true
     optional: true
     target: {kind: table, vocab_size: 2048, seed: 5}
   - name: cloud
     listen: 0.0.0.0:%d
+    insecure: true
     target: {kind: table, vocab_size: 2048, seed: 5, max_sessions: 3}
 """
 NO_RELAY = '''"""A relay in name: the verifier answers by itself."""
@@ -189,7 +191,7 @@ def test_a_port_that_is_taken_is_one_line(inline: Any, chain: Path, unused_ports
     (port,) = unused_ports(1)
     with socket.create_server(("127.0.0.1", port)):
         lines = chain.read_text().splitlines()
-        lines[11] = f"    listen: 127.0.0.1:{port}"
+        lines[12] = f"    listen: 127.0.0.1:{port}"
         chain.write_text("\n".join(lines) + "\n")
         outcome = inline("topology", "up", chain)
 

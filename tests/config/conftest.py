@@ -20,9 +20,11 @@ hops:
     listen: 0.0.0.0:7444
     optional: true
     target: {kind: transformers, model: models/mid}
+    insecure: true
   - name: cloud
     listen: 0.0.0.0:7443
     target: {kind: transformers, model: models/base, max_draft_tokens: 32}
+    insecure: true
 """
 
 

@@ -137,9 +137,11 @@ def test_while_a_hop_is_optional_the_one_after_it_is_an_alternative(sound: str) 
 
 def test_two_optional_hops_in_a_row_give_two_alternatives() -> None:
     """A chain of four may come down to its ends."""
-    relay = "  - {name: %s, listen: 'h:%d', optional: true, target: {kind: table}}\n"
+    relay = "  - {name: %s, listen: 'h:%d', insecure: true, optional: true, target: {kind: table}}\n"
     text = "version: 1\nhops:\n  - {name: a, drafter: {kind: ngram}}\n" + relay % ("b", 1) + relay % ("c", 2)
-    topology = parse_topology((text + "  - {name: d, listen: 'h:3', target: {kind: table}}\n").encode())
+    topology = parse_topology(
+        (text + "  - {name: d, listen: 'h:3', insecure: true, target: {kind: table}}\n").encode()
+    )
 
     assert topology.upstreams_of(0) == ("h:1", "h:2", "h:3")
     assert topology.upstreams_of(1) == ("h:2", "h:3")
@@ -157,7 +159,9 @@ def test_stated_upstreams_are_the_only_ones(sound: str) -> None:
 def test_roles_follow_the_place(sound: str) -> None:
     """First drafts, last verifies, between is a relay; without a drafter the first is a client."""
     topology = parse_topology(sound.encode())
-    client = parse_topology(b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', target: {kind: table}}]")
+    client = parse_topology(
+        b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', insecure: true, target: {kind: table}}]"
+    )
 
     assert [topology.role_of(index) for index in range(3)] == ["drafter", "relay", "verifier"]
     assert client.role_of(0) == "client"
@@ -174,7 +178,10 @@ def test_a_drafter_alone_is_a_chain() -> None:
 @pytest.mark.parametrize("depth", range(2, 9))
 def test_any_depth_up_to_eight_is_taken(depth: int) -> None:
     """Between the ends there may be as many relays as fit."""
-    hops = "".join(f"  - {{name: h{n}, listen: 'h:{n}', target: {{kind: table}}}}\n" for n in range(1, depth))
+    hops = "".join(
+        f"  - {{name: h{n}, listen: 'h:{n}', insecure: true, target: {{kind: table}}}}\n"
+        for n in range(1, depth)
+    )
     topology = parse_topology(f"version: 1\nhops:\n  - {{name: a}}\n{hops}".encode())
 
     assert [topology.role_of(index) for index in range(1, depth - 1)] == ["relay"] * (depth - 2)
@@ -211,7 +218,7 @@ def test_no_error_shows_what_a_variable_holds(value: str) -> None:
     """Whatever is wrong with a value from the environment, no eight characters of it in a row are in the message."""
     for text in (
         "version: 1\nhops: [{name: '${X}', drafter: {kind: '${X}'}}]",
-        "version: 1\nhops: [{name: a, upstream: '${X}'}, {name: b, listen: 'h:1', target: {kind: '${X}'}}]",
+        "version: 1\nhops: [{name: a, upstream: '${X}'}, {name: b, listen: '[::1]:1', target: {kind: '${X}'}}]",
         "version: 1\nrule: '${X}'\nhops: [{name: a, drafter: {kind: ngram}}]",
         "version: 1\nhops: [{name: a, drafter: {kind: ngram}}, {name: b, listen: '[${X}]:1', target: {}}]",
     ):
@@ -231,21 +238,23 @@ def _message_about_another_value(text: str) -> str:
 
 def test_a_verifier_alone_is_a_chain() -> None:
     """One hop with a target and an address is a topology: clients come from elsewhere."""
-    topology = parse_topology(b"version: 1\nhops: [{name: cloud, listen: 'h:1', target: {kind: table}}]")
+    topology = parse_topology(
+        b"version: 1\nhops: [{name: cloud, listen: 'h:1', insecure: true, target: {kind: table}}]"
+    )
 
     assert topology.role_of(0) == "verifier"
 
 
 def test_a_first_hop_without_drafter_streams() -> None:
     """A first hop may leave all writing to the cloud."""
-    text = b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', target: {kind: table}}]"
+    text = b"version: 1\nhops: [{name: a}, {name: b, listen: 'h:1', insecure: true, target: {kind: table}}]"
 
     assert parse_topology(text).hops[0].drafter is None
 
 
 def test_nine_hops_are_too_many() -> None:
     """A chain has at most eight hops."""
-    hop = "  - {name: h%d, listen: 'h:%d', target: {kind: table}}\n"
+    hop = "  - {name: h%d, listen: 'h:%d', insecure: true, target: {kind: table}}\n"
     text = "version: 1\nhops:\n" + "".join(hop % (n, n) for n in range(1, 10))
 
     with pytest.raises(TopologyError, match=r"hops: has 9 items \(at most 8\)"):

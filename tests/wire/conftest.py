@@ -80,12 +80,15 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @asynccontextmanager
 async def served(
-    engine: Any = None, config: VerifierConfig | None = None, info: TargetInfo | None = None
+    engine: Any = None,
+    config: VerifierConfig | None = None,
+    info: TargetInfo | None = None,
+    listening: ServerConfig | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a table target, or whatever engine is given, on a free loopback port."""
     engine = engine or TableEngine(VOCAB, spread=2.0, max_context=1024)
     info = info or TargetInfo("table", "test", tokenizer_fingerprint=FINGERPRINT)
-    server = Server(Verifier(engine, info, config), ServerConfig("127.0.0.1:0"))
+    server = Server(Verifier(engine, info, config), listening or ServerConfig("127.0.0.1:0"))
     await server.start()
     try:
         yield Served(server, engine)

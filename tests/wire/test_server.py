@@ -14,7 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from paceline.cloud.server import SERVER_OPTIONS
+from paceline.cloud.config import ServerConfig
+from paceline.cloud.server import AGE_OPTION, GRACE_OPTION, SERVER_OPTIONS
 from paceline.cloud.service import SERVICE_NAME
 from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop
 from paceline.common.tokens import Rule, SamplingParams
@@ -33,6 +34,7 @@ def unknown_options(names: list[str]) -> list[str]:
 def test_every_grpc_option_exists() -> None:
     """Each configured option is one the installed gRPC knows."""
     assert unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS)]) == []
+    assert unknown_options([AGE_OPTION, GRACE_OPTION]) == []
 
 
 def test_a_misspelt_option_is_noticed() -> None:
@@ -60,8 +62,9 @@ async def test_health_says_serving_until_it_stops(serve: Any) -> None:
 
 
 async def test_reflection_lists_the_services(serve: Any) -> None:
-    """A generic client can discover the protocol."""
-    async with serve() as served, grpc.aio.insecure_channel(served.address) as channel:
+    """A generic client can discover the protocol where the operator wants that."""
+    shown = ServerConfig("127.0.0.1:0", reflection=True)
+    async with serve(listening=shown) as served, grpc.aio.insecure_channel(served.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         call = stub.ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))

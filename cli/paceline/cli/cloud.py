@@ -1,14 +1,18 @@
 """`paceline cloud serve` and `paceline cloud relay`: a verifier process, and one that drafts for the next."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from paceline.cli.callers import TlsCa, TokenFile, calling_of
 from paceline.cli.from_file import take_hop, take_topology, with_section
 from paceline.cli.serving import Serving, load, run
-from paceline.cloud.config import ServerConfig, VerifierConfig
+from paceline.cloud.config import AccessConfig, ServerConfig, VerifierConfig
+from paceline.common.errors import InvalidRequest
+from paceline.common.hops.security import TENANT_PATTERN, TlsFiles
 from paceline.common.tokens import Rule
 
 app = typer.Typer(name="cloud", help="Serve a target model that verifies drafts.", no_args_is_help=True)
@@ -77,6 +81,51 @@ VerifyFloorMs = Annotated[
 ]
 
 
+TlsCert = Annotated[
+    Path | None, typer.Option(help="This server's certificate (PEM).", envvar="PACELINE_TLS_CERT")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM).", envvar="PACELINE_TLS_KEY")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        help="Who signed callers' certificates (PEM); without one nobody gets in.",
+        envvar="PACELINE_TLS_CLIENT_CA",
+    ),
+]
+TokenKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checks callers' tokens: a public key (PEM), a JWKS, or a shared secret; without one nobody gets in.",
+        envvar="PACELINE_TOKEN_KEY",
+    ),
+]
+TokenAudience = Annotated[
+    str, typer.Option(help="What a token's aud must hold.", envvar="PACELINE_TOKEN_AUDIENCE")
+]
+Tenants = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME, or NAME=RULE,RULE: who may call, and by which rules; repeat for several. Default: all who prove "
+        "who they are.",
+        envvar="PACELINE_TENANT",
+    ),
+]
+InsecureListen = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-listen",
+        help="Take anybody, or links without TLS, from other machines too.",
+        envvar="PACELINE_INSECURE_LISTEN",
+    ),
+]
+Reflection = Annotated[
+    bool,
+    typer.Option(
+        "--reflection", help="Describe the service to generic clients.", envvar="PACELINE_REFLECTION"
+    ),
+]
+
+
 @app.callback()
 def group() -> None:
     """Serve a target model that verifies drafts."""
@@ -100,6 +149,14 @@ def serve(
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    token_key: TokenKey = None,
+    token_audience: TokenAudience = "paceline",
+    tenant: Tenants = None,
+    insecure_listen: InsecureListen = False,
+    reflection: Reflection = False,
     verify_floor_ms: VerifyFloorMs = 0.0,
 ) -> None:
     """Load a target model and verify drafts until SIGTERM.
@@ -135,6 +192,16 @@ def relay(
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
+    tls_ca: TlsCa = None,
+    token_file: TokenFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    token_key: TokenKey = None,
+    token_audience: TokenAudience = "paceline",
+    tenant: Tenants = None,
+    insecure_listen: InsecureListen = False,
+    reflection: Reflection = False,
     verify_floor_ms: VerifyFloorMs = 0.0,
 ) -> None:
     """Verify drafts, and send what stands on as drafts to the next hop, whose word is final, until SIGTERM."""
@@ -165,8 +232,38 @@ def serving_of(options: dict[str, Any]) -> Serving:
             rules=frozenset(map(Rule, rules)) if rules else frozenset(Rule),
         ),
         server=ServerConfig(
-            listen=options["listen"], metrics_port=options["metrics_port"], drain_s=options["drain_s"]
+            listen=options["listen"],
+            metrics_port=options["metrics_port"],
+            drain_s=options["drain_s"],
+            tls=TlsFiles(options["tls_cert"], options["tls_key"], options["tls_client_ca"]),
+            access=AccessConfig(
+                options["token_key"], options["token_audience"], tenants=_tenants(options["tenant"] or ())
+            ),
+            insecure_listen=options["insecure_listen"],
+            reflection=options["reflection"],
+        ),
+        calling=calling_of(
+            options.get("tls_ca"), options["tls_cert"], options["tls_key"], options.get("token_file")
         ),
         upstreams=tuple(options.get("upstream") or ()),
         name=options.get("name", ""),
     )
+
+
+def _tenants(given: Sequence[str]) -> dict[str, frozenset[Rule]]:
+    """Who may call, and by which rules, from `NAME` and `NAME=RULE,RULE`."""
+    found = {}
+    for one in given:
+        name, _, listed = one.partition("=")
+        rules = [rule for rule in listed.split(",") if rule]
+        unknown = next((rule for rule in rules if rule not in set(Rule)), None)
+        if unknown is not None:
+            raise InvalidRequest(
+                f"there is no rule {unknown!r}", field="tenant", cure=f"one of {', '.join(Rule)}"
+            )
+        if not TENANT_PATTERN.fullmatch(name):
+            raise InvalidRequest(
+                f"{one!r} names no tenant", field="tenant", cure="for example acme or acme=greedy,coupled"
+            )
+        found[name] = frozenset(map(Rule, rules)) if rules else frozenset(Rule)
+    return found

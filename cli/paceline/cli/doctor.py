@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.version import software_version
 from paceline.common.errors import PacelineError
 from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.security import Calling
 from paceline.common.messages import PROTOCOL_VERSION, Description
 from paceline.common.shipped import models_dir
 from paceline.common.tokenizer import Tokenizer
@@ -64,6 +66,10 @@ def doctor(
         Path | None,
         typer.Option(help="Folder of the draft model.", envvar="PACELINE_DRAFT_MODEL", show_default="none"),
     ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Check versions, devices and models; with --verifier, the link and whether the draft model fits its target."""
@@ -73,7 +79,9 @@ def doctor(
         row, fingerprint = check_draft_model(draft_model)
         checks.append(row)
     if verifier is not None:
-        checks += asyncio.run(check_verifier(verifier, fingerprint))
+        checks += asyncio.run(
+            check_verifier(verifier, fingerprint, calling_of(tls_ca, tls_cert, tls_key, token_file))
+        )
     ok = all(check.outcome is not Outcome.FAIL for check in checks)
     if as_json:
         print(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
@@ -182,9 +190,11 @@ def _has(folder: Path, file: str) -> bool:
     return any(True for _ in folder.glob(file)) or any(True for _ in folder.glob(f"*/{file}"))
 
 
-async def check_verifier(address: str, fingerprint: bytes | None) -> list[Check]:
+async def check_verifier(
+    address: str, fingerprint: bytes | None, calling: Calling | None = None
+) -> list[Check]:
     """Ask a verifier what it serves, time the answers, compare vocabularies."""
-    hop = GrpcHop(address)
+    hop = GrpcHop(address, calling=calling)
     try:
         async with asyncio.timeout(MEASURE_TIMEOUT_S):
             description = await hop.describe()

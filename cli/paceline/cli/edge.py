@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 
 from paceline.cli import batch, show
+from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.from_file import drafter_section, sampling_of_file, take_first_hop
-from paceline.cli.inputs import checked_text, read_prompt
+from paceline.cli.inputs import check_mode, checked_text, parse_count, parse_fill, parse_rule, read_prompt
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.first_reachable import connect_to
-from paceline.common.messages import FillPolicy
+from paceline.common.hops.security import Calling
 from paceline.common.speed.objective import Objective
-from paceline.common.tokens import Rule, SamplingParams
+from paceline.common.tokens import SamplingParams
 from paceline.edge.assemble import EdgeModel, assemble, assemble_section
 from paceline.edge.client import Client, Generation, check_request
-from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest, Report
 
 app = typer.Typer(
@@ -193,6 +193,10 @@ def generate(
     tokenizer: TokenizerPath = None,
     draft_device: DraftDevice = "cpu",
     draft_threads: DraftThreads = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say what mode auto decided, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -229,12 +233,13 @@ def generate(
     section = drafter_section(ctx, drafter)
     model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
     addresses = () if mode == "local" else verifier
+    calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
     if text is not None:
         look = show.Look(as_json=as_json, explain=explain)
-        asyncio.run(_generate_one(client(addresses, model), model, template, text, mode, look))
+        asyncio.run(_generate_one(client(addresses, model, calling), model, template, text, mode, look))
     elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
-        asyncio.run(batch.run(job, client(addresses, model), model.tokenizer))
+        asyncio.run(batch.run(job, client(addresses, model, calling), model.tokenizer))
 
 
 @app.command("chat")
@@ -256,6 +261,10 @@ def chat(
     tokenizer: TokenizerPath = None,
     draft_device: DraftDevice = "cpu",
     draft_threads: DraftThreads = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
     check_mode(mode)
@@ -273,7 +282,8 @@ def chat(
     section = drafter_section(ctx, drafter)
     model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
     addresses = () if mode == "local" else verifier
-    _chat(client(addresses, model), model, template, mode)
+    calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
+    _chat(client(addresses, model, calling), model, template, mode)
 
 
 def load_edge(
@@ -311,56 +321,23 @@ def load_edge(
     return assemble_section({**section, **given}, tokenizer=tokenizer, drafts=drafts, progress=progress)
 
 
-def client(addresses: Sequence[str], model: EdgeModel) -> Client:
-    """A client for the verifier at these addresses, the best first (none: only mode local)."""
+def client(addresses: Sequence[str], model: EdgeModel, calling: Calling | None = None) -> Client:
+    """A client for the verifier at these addresses, the best first (none: only mode local).
+
+    Args:
+        calling: who this side is.
+    """
     return Client(
-        connect_to(addresses) if addresses else None,
+        connect_to(addresses, calling) if addresses else None,
         model.drafter,
         tokenizer_fingerprint=model.tokenizer.fingerprint,
         eos_token_ids=model.eos_token_ids,
     )
 
 
-def check_mode(mode: str) -> None:
-    """Refuse an unknown mode before anything is loaded."""
-    if mode not in MODES:
-        raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
-
-
 def _check(template: GenerationRequest) -> None:
     """Refuse what no verifier could serve before anything is loaded; the prompt is still to come."""
     check_request(replace(template, prompt_token_ids=(0,)))
-
-
-def parse_rule(rule: str) -> Rule | None:
-    """None for auto."""
-    if rule == "auto":
-        return None
-    if rule not in set(Rule):
-        raise InvalidRequest(
-            f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}"
-        )
-    return Rule(rule)
-
-
-def parse_count(number: str, field: str) -> int | None:
-    """None for auto."""
-    if number == "auto":
-        return None
-    if not number.isdecimal() or int(number) < 1:
-        raise InvalidRequest(f"{number!r} is no count", field=field, cure="auto, or at least 1")
-    return int(number)
-
-
-def parse_fill(fill: str) -> FillPolicy | None:
-    """None for whatever the mode has."""
-    if fill == "mode":
-        return None
-    if fill not in set(FillPolicy):
-        raise InvalidRequest(
-            f"there is no fill policy {fill!r}", field="fill", cure=f"one of mode, {', '.join(FillPolicy)}"
-        )
-    return FillPolicy(fill)
 
 
 async def _generate_one(

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from paceline.cli.callers import calling_of
 from paceline.cli.serving import Serving
 from paceline.cli.written import open_topology
 from paceline.common.errors import InvalidRequest
+from paceline.common.hops.security import Calling
 from paceline.common.tokens import SamplingParams
 
 if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
-    from paceline.common.config import DrafterSection, Topology
+    from paceline.common.config import DrafterSection, HopSection, Topology
 
 _FILE, _HOP, _CHAIN = "paceline.topology", "paceline.hop", "paceline.chain"
+_CALLING = ("tls_ca", "tls_cert", "tls_key", "token_file")
 _SECTION = ("revision", "vocab_size", "seed")
 _CONFIG = (
     "max_sessions", "max_draft_tokens", "max_blocks_in_flight", "max_step_tokens", "prefill_chunk_tokens"
@@ -102,9 +105,34 @@ def serving_defaults(topology: "Topology", index: int) -> dict[str, Any]:
         "upstream": list(topology.upstreams_of(index)) or None,
         "name": hop.name,
         "rule": [str(rule) for rule in target.rules],
+        **_identity_defaults(hop),
         **{key: getattr(target, key) for key in ("device", "dtype", "kv_cache_tokens", *_CONFIG)},
     }
     return {key: value for key, value in defaults.items() if value is not None}
+
+
+def _identity_defaults(hop: "HopSection") -> dict[str, Any]:
+    tls, access = hop.tls, hop.access
+    tenants = (access.tenants or {}) if access is not None else {}
+    return {
+        **(
+            {}
+            if tls is None
+            else {f"tls_{key}": getattr(tls, key) for key in ("cert", "key", "client_ca", "ca")}
+        ),
+        "token_key": access.token_key if access is not None else None,
+        "token_audience": access.token_audience if access is not None else None,
+        "tenant": [f"{name}={','.join(rules)}" for name, rules in tenants.items()] or None,
+        "insecure_listen": hop.insecure,
+        "token_file": hop.token_file,
+    }
+
+
+def calling_of_hop(hop: "HopSection") -> Calling:
+    """Who a hop is, towards the one above."""
+    files = [getattr(hop.tls, key) if hop.tls is not None else None for key in ("ca", "cert", "key")]
+    ca, cert, key, token_file = (None if one is None else Path(one) for one in (*files, hop.token_file))
+    return calling_of(ca, cert, key, token_file)
 
 
 def with_section(serving: Serving, ctx: typer.Context) -> Serving:
@@ -123,8 +151,14 @@ def with_section(serving: Serving, ctx: typer.Context) -> Serving:
         verifier=replace(serving.verifier, max_step_tokens=steps, **config),
         upstreams=serving.upstreams or topology.upstreams_of(index),
         name=serving.name or topology.hops[index].name,
+        calling=_either(serving.calling, calling_of_hop(topology.hops[index])),
         **stated,
     )
+
+
+def _either(given: Calling, of_file: Calling) -> Calling:
+    """`cloud serve` has no options for the way up, so a hop it serves as a relay calls as its file says."""
+    return replace(given, ca=given.ca or of_file.ca, token_file=given.token_file or of_file.token_file)
 
 
 def edge_defaults(topology: "Topology", file: Path) -> dict[str, Any]:
@@ -146,6 +180,7 @@ def edge_defaults(topology: "Topology", file: Path) -> dict[str, Any]:
         "rule": str(topology.rule or "auto"),
         "max_new_tokens": topology.max_new_tokens,
         "tokenizer": _tokenizer(topology),
+        **{key: one for key, one in _identity_defaults(hop).items() if key in _CALLING},
     }
     if upstreams:
         defaults["verifier"] = list(upstreams)

@@ -1,4 +1,4 @@
-"""Where prompts come from."""
+"""Where prompts come from, and options in words that are not plain values."""
 
 import json
 import sys
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from paceline.common.errors import InvalidRequest
+from paceline.common.messages import FillPolicy
 from paceline.common.tokenizer import Tokenizer
+from paceline.common.tokens import Rule
 from paceline.edge.client import check_request
+from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest
 
 _KEYS = frozenset({"prompt", "prompt_token_ids", "seed", "temperature", "max_new_tokens"})
@@ -161,3 +164,40 @@ def _prompt(fields: dict[str, Any], tokenizer: Tokenizer, where: str) -> tuple[i
             "not a list of token ids", field=f"{where}: prompt_token_ids", cure="for example [12, 7]"
         )
     return tuple(token_ids)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse an unknown mode before anything is loaded."""
+    if mode not in MODES:
+        raise InvalidRequest(f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}")
+
+
+def parse_rule(rule: str) -> Rule | None:
+    """None for auto."""
+    if rule == "auto":
+        return None
+    if rule not in set(Rule):
+        raise InvalidRequest(
+            f"there is no rule {rule!r}", field="rule", cure=f"one of auto, {', '.join(Rule)}"
+        )
+    return Rule(rule)
+
+
+def parse_count(number: str, field: str) -> int | None:
+    """None for auto."""
+    if number == "auto":
+        return None
+    if not number.isdecimal() or int(number) < 1:
+        raise InvalidRequest(f"{number!r} is no count", field=field, cure="auto, or at least 1")
+    return int(number)
+
+
+def parse_fill(fill: str) -> FillPolicy | None:
+    """None for whatever the mode has."""
+    if fill == "mode":
+        return None
+    if fill not in set(FillPolicy):
+        raise InvalidRequest(
+            f"there is no fill policy {fill!r}", field="fill", cure=f"one of mode, {', '.join(FillPolicy)}"
+        )
+    return FillPolicy(fill)

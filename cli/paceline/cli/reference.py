@@ -9,6 +9,8 @@ _SECTIONS = {
     "hops[…]": "HopSection",
     "hops[…].drafter": "DrafterSection",
     "hops[…].target": "TargetSection",
+    "hops[…].tls": "TlsSection",
+    "hops[…].access": "AccessSection",
     "hops[…].expect": "ExpectSection",
 }
 _HEAD = """\

@@ -13,6 +13,7 @@ from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.common.errors import InvalidRequest, MissingDependency
 from paceline.common.hops.first_reachable import connect_to
 from paceline.common.hops.grpc import check_address
+from paceline.common.hops.security import SERVING_NAMES, Calling
 from paceline.common.tokenizer import fingerprint
 
 READY_PREFIX = "paceline verifier ready on "
@@ -49,6 +50,8 @@ class Serving:
     fill_draft_model: str | None = None
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    calling: Calling = field(default_factory=Calling)
+    """Who a relay is, towards its next hop."""
     upstreams: tuple[str, ...] = ()
     """A relay's next hop, and alternatives to it; a verifier has none."""
     name: str = ""
@@ -67,10 +70,11 @@ def load(serving: Serving, console: Console) -> Any:
         PacelineError: it cannot be served; says why.
     """
     check_listen(serving.server.listen)
+    check_identity(serving.server)
     for address in serving.upstreams:
         check_address(address, "upstream")
     relay = _relay_class() if serving.is_relay else None
-    upstream = connect_to(serving.upstreams) if serving.is_relay else None
+    upstream = connect_to(serving.upstreams, serving.calling) if serving.is_relay else None
     with console.status(f"loading {serving.model or serving.kind}"):
         verifier = _verifier(serving)
     info = verifier.info
@@ -113,6 +117,17 @@ def check_listen(address: str) -> None:
             field="listen",
             cure="choose another port, or port 0 for a free one",
         ) from None
+
+
+def check_identity(config: ServerConfig) -> None:
+    """Refuse a port that gives itself away, or files that cannot be used, before a model is loaded."""
+    config.check()
+    if config.tls.cert is not None:
+        config.tls.watch(SERVING_NAMES)
+    if config.access.token_key is not None:
+        from paceline.cloud.tokens import read_keys
+
+        read_keys(config.access.token_key)
 
 
 def _relay_class() -> Any:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from paceline.cli.from_file import calling_of_hop
 from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
 from paceline.cli.verifier_process import hop_environment
 from paceline.common.errors import InvalidRequest, PacelineError
@@ -282,7 +283,9 @@ class Supervisor:
 
     async def _poll(self, hop: _Hop) -> None:
         """Ask a hop how it is, every now and then."""
-        hop.link = GrpcHop(hop.listen, connect_timeout_s=_DESCRIBE_TIMEOUT_S)
+        below = self._topology.hops[hop.place - 1] if hop.place else None
+        calling = calling_of_hop(below) if below is not None else None  # asked as the hop below would ask
+        hop.link = GrpcHop(hop.listen, calling=calling, connect_timeout_s=_DESCRIBE_TIMEOUT_S)
         while True:
             await asyncio.sleep(self._options.poll_s)
             if hop.row.state not in ("ready", "silent"):

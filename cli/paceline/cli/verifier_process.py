@@ -18,7 +18,23 @@ from paceline.common.errors import Unreachable
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
-_OWN_SETTINGS = ("MODEL", "LISTEN", "UPSTREAM", "NAME", "TOPOLOGY", "HOP", "METRICS_PORT", "VERIFIER")
+_OWN_SETTINGS = (
+    "MODEL",
+    "LISTEN",
+    "UPSTREAM",
+    "NAME",
+    "TOPOLOGY",
+    "HOP",
+    "METRICS_PORT",
+    "VERIFIER",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_CLIENT_CA",
+    "TLS_CA",
+    "TOKEN_KEY",
+    "TOKEN_FILE",
+    "TENANT",
+)
 
 
 @dataclass(frozen=True, slots=True)

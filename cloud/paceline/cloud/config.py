@@ -1,7 +1,11 @@
 """What an operator can set, in one frozen value per concern."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from paceline.common.errors import InvalidRequest
+from paceline.common.hops.security import SERVING_NAMES, TlsFiles, is_loopback
 from paceline.common.tokens import Rule
 
 
@@ -30,6 +34,21 @@ class VerifierConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """Who is let in, and what for. Without anything set here or a client CA, nobody is asked who they are."""
+
+    token_key: Path | None = None
+    """Checks the signature of tokens: a public key (PEM), a JWKS file, or a shared secret. None: no tokens are
+    asked for."""
+    token_audience: str = "paceline"
+    """What a token's `aud` must hold."""
+    leeway_s: float = 2.0
+    """How far the clocks of this machine and of whoever signs tokens may be apart, seconds."""
+    tenants: Mapping[str, frozenset[Rule]] = field(default_factory=dict)
+    """Who may use this verifier, and by which rules. Empty: whoever proves to be somebody, by every rule."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Where to listen and how to stop."""
 
@@ -39,3 +58,54 @@ class ServerConfig:
     """Port of the Prometheus endpoint on loopback; None for none."""
     drain_s: float = 10.0
     """How long SIGTERM waits for live generations."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate and key, and the authorities of clients' certificates, which are asked for where there are some."""
+    access: AccessConfig = field(default_factory=AccessConfig)
+    insecure_listen: bool = False
+    """Take anybody, or plain links, from other machines too."""
+    reflection: bool = False
+    """Tell generic clients what the service looks like."""
+    max_connection_age_s: float = 3600.0
+    """Clients connect anew after so long, and prove again who they are: a certificate that has expired or lost its
+    authority is out then. Streams under way get `connection_grace_s` to end; what is left resumes."""
+    connection_grace_s: float = 60.0
+
+    def check(self) -> None:
+        """Refuse what gives itself away.
+
+        Raises:
+            InvalidRequest: half a pair of files; or open to other machines without being asked for by name.
+        """
+        self.tls.check(SERVING_NAMES)
+        if self.tls.authorities is not None and self.tls.cert is None:
+            raise InvalidRequest(
+                "clients are only asked for certificates over TLS",
+                field="tls_client_ca",
+                cure="add --tls-cert and --tls-key",
+            )
+        if self.access.tenants and not self.knows_callers:
+            raise InvalidRequest(
+                "nobody is asked which tenant they are",
+                field="tenant",
+                cure="add --tls-client-ca or --token-key",
+            )
+        if self.insecure_listen or is_loopback(self.listen):
+            return
+        if self.tls.cert is None:
+            raise InvalidRequest(
+                f"{self.listen} would be open to other machines without TLS",
+                field="listen",
+                cure="add --tls-cert, --tls-key and --tls-client-ca (`paceline certs dev` makes some to try), or say "
+                "--insecure-listen",
+            )
+        if not self.knows_callers:
+            raise InvalidRequest(
+                f"{self.listen} would be open to everybody",
+                field="listen",
+                cure="add --tls-client-ca or --token-key, or say --insecure-listen",
+            )
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether whoever calls has to prove who they are."""
+        return self.tls.authorities is not None or self.access.token_key is not None

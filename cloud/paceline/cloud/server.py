@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -12,10 +12,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paceline.cloud.config import ServerConfig
-from paceline.cloud.service import SERVICE_NAME, VerifierService
+from paceline.cloud.guard import Guard
+from paceline.cloud.identity import Authenticator
+from paceline.cloud.service import IN_BAND, SERVICE_NAME, VerifierService
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Verifying
 from paceline.common.hops.grpc import check_address
+from paceline.common.hops.security import SERVING_NAMES, Pair
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),  # two verifiers must not share a port by mistake
 )
+AGE_OPTION, GRACE_OPTION = "grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms"
 
 
 class Serving(Verifying, Protocol):
@@ -76,18 +80,26 @@ class Server:
         """Bind and serve.
 
         Raises:
-            InvalidRequest: the address is malformed or taken.
+            InvalidRequest: the address is malformed or taken, a file is unusable, or other machines could reach what
+                only this one should.
         """
         check_address(self.config.listen, "listen")
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.config.check()
+        guard = Guard(Authenticator(self.config), IN_BAND)
+        self._server = grpc.aio.server(interceptors=(guard,), options=(*SERVER_OPTIONS, *_ages(self.config)))
         VerifierService(self.verifier).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        if self.config.reflection:
+            reflection.enable_server_reflection(
+                (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         host, _, _ = self.config.listen.rpartition(":")
+        credentials = _credentials(self.config)
         try:
-            port = self._server.add_insecure_port(self.config.listen)
+            if credentials is None:
+                port = self._server.add_insecure_port(self.config.listen)
+            else:
+                port = self._server.add_secure_port(self.config.listen, credentials)
         except RuntimeError:
             raise InvalidRequest(
                 f"cannot listen on {self.config.listen}: the port is in use or not yours",
@@ -115,6 +127,34 @@ class Server:
         deadline = loop.time() + grace_s
         while (self.verifier.num_sessions or self.verifier.num_streams) and loop.time() < deadline:  # noqa: ASYNC110  # they end in another thread
             await asyncio.sleep(0.02)
+
+
+def _ages(config: ServerConfig) -> tuple[tuple[str, int], ...]:
+    """Only links that prove something are made to prove it again."""
+    if config.tls.cert is None:
+        return ()
+    return (
+        (AGE_OPTION, round(1000 * config.max_connection_age_s)),
+        (GRACE_OPTION, round(1000 * config.connection_grace_s)),
+    )
+
+
+def _credentials(config: ServerConfig) -> Any:
+    """What a port speaks TLS with, renewed when its files change; None for a plain one."""
+    if config.tls.cert is None:
+        return None
+    files = config.tls.watch(SERVING_NAMES)
+
+    def renewed() -> Any:
+        return _certificate(files.value) if files.refresh() else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        _certificate(files.value), renewed, require_client_authentication=config.tls.authorities is not None
+    )
+
+
+def _certificate(pair: Pair) -> Any:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], pair.authorities)
 
 
 async def serve_until_signal(server: Server, on_ready: Callable[[str], None]) -> None:

@@ -3,22 +3,30 @@
 Errors go in-band first and as the status second; exception text never leaves the process.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from paceline.cloud.identity import Caller, current_caller
 from paceline.common.codec import encode_description, encode_response, parse_request
-from paceline.common.errors import PacelineError
+from paceline.common.errors import PacelineError, Unauthenticated
 from paceline.common.hops.base import Verifying
-from paceline.common.messages import ClientMessage, ErrorMessage
+from paceline.common.messages import ClientMessage, ErrorMessage, ServerMessage
 from paceline.v1 import verifier_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
+IN_BAND = {f"/{SERVICE_NAME}/Decode": encode_response}
+"""Streams that say what is wrong before their status does."""
+_WRITE_GRACE_S = 2.0
+"""How long a message may still be on its way to a client whose token has run out."""
 
 
 class VerifierService:
@@ -45,21 +53,71 @@ class VerifierService:
 
     async def _describe(self, _request: bytes, context: Any) -> pb.DescribeResponse:
         try:
-            return encode_description(self._verifier.describe())
+            return encode_description(current_caller.get().describe(self._verifier.describe()))
         except PacelineError as error:
             await context.abort(getattr(grpc.StatusCode, error.status), str(error))
             raise
 
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
         fatal: ErrorMessage | None = None
-        async for message in self._verifier.decode(_parsed(requests)):
-            await context.write(encode_response(message))
-            if isinstance(message, ErrorMessage) and message.fatal:
-                fatal = message
+        caller = current_caller.get()
+        ends_s = _on_loop(caller.expires_s)
+        async with aclosing(_answers(self._verifier.decode(_parsed(requests, caller)), ends_s)) as answers:
+            async for message in answers:
+                if not await _written(context, message, ends_s):
+                    fatal = ErrorMessage.of(_expired())
+                    break
+                if isinstance(message, ErrorMessage) and message.fatal:
+                    fatal = message
         if fatal is not None:
             await context.abort(getattr(grpc.StatusCode, fatal.status), f"{fatal.reason}: {fatal.message}")
 
 
-async def _parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[ClientMessage | PacelineError]:
+def _on_loop(unix_s: float | None) -> float | None:
+    """The same moment by the event loop's clock."""
+    return None if unix_s is None else asyncio.get_running_loop().time() + unix_s - time.time()
+
+
+def _expired() -> PacelineError:
+    return Unauthenticated("the token has expired", field="token", cure="open again with a fresh one")
+
+
+async def _answers(
+    answers: AsyncIterator[ServerMessage], ends_s: float | None
+) -> AsyncGenerator[ServerMessage, None]:
+    """The answers while the caller's proof holds; then an error."""
+    if ends_s is None:
+        async for message in answers:
+            yield message
+        return
+    loop = asyncio.get_running_loop()
+    while loop.time() < ends_s:
+        try:
+            async with asyncio.timeout_at(ends_s):
+                answer = await anext(answers, None)
+        except TimeoutError:
+            break
+        if answer is None:
+            return
+        yield answer
+    yield ErrorMessage.of(_expired())
+
+
+async def _written(context: Any, message: ServerMessage, ends_s: float | None) -> bool:
+    """Whether the client takes a message; one that reads nothing is not waited for past the end of its proof."""
+    if ends_s is None:
+        await context.write(encode_response(message))
+        return True
+    try:
+        async with asyncio.timeout_at(ends_s + _WRITE_GRACE_S):
+            await context.write(encode_response(message))
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _parsed(
+    requests: AsyncIterator[bytes], caller: Caller
+) -> AsyncIterator[ClientMessage | PacelineError]:
     async for data in requests:
-        yield parse_request(data)
+        yield caller.admitted(parse_request(data))

@@ -5,10 +5,13 @@
     │   └── OutOfRange                right kind, too large or small for this model (OUT_OF_RANGE)
     ├── Incompatible                  both ends are fine but do not fit (FAILED_PRECONDITION): other model or version
     │   └── UnsupportedVersion        protocol versions differ (UNIMPLEMENTED)
+    ├── Unauthenticated               nobody knows who calls (UNAUTHENTICATED): certificate or token
+    ├── PermissionDenied              known, and not allowed this (PERMISSION_DENIED): ask the operator
     ├── BadDraft                      one block is malformed (INVALID_ARGUMENT); the stream goes on
     ├── Busy                          no room now (RESOURCE_EXHAUSTED): retry after `retry_after_s`
     ├── DeadlineExceeded              the client's own deadline has passed (DEADLINE_EXCEEDED)
     ├── Unreachable                   nobody answers, or the link died (UNAVAILABLE): retry
+    │   └── NotTrusted                certificates keep the ends from connecting (UNAVAILABLE): check them
     ├── BadReply                      the verifier broke the protocol (DATA_LOSS)
     ├── TargetNumerics                the target produced NaN or infinity (INTERNAL)
     ├── MissingDependency             an optional package is not installed
@@ -25,6 +28,8 @@ class Status(StrEnum):
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     NOT_FOUND = "NOT_FOUND"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
     OUT_OF_RANGE = "OUT_OF_RANGE"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -87,6 +92,16 @@ class UnsupportedVersion(Incompatible):
     status = Status.UNIMPLEMENTED
 
 
+class Unauthenticated(PacelineError):
+    status = Status.UNAUTHENTICATED
+    exit_code = 6
+
+
+class PermissionDenied(PacelineError):
+    status = Status.PERMISSION_DENIED
+    exit_code = 6
+
+
 class BadDraft(PacelineError):
     status = Status.INVALID_ARGUMENT
     fatal = False
@@ -105,6 +120,10 @@ class DeadlineExceeded(PacelineError):
 class Unreachable(PacelineError):
     status = Status.UNAVAILABLE
     exit_code = 4
+
+
+class NotTrusted(Unreachable):
+    exit_code = 6
 
 
 class BadReply(PacelineError):

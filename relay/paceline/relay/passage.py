@@ -11,7 +11,7 @@ from typing import Any
 
 from paceline.cloud.desk import Request, incident
 from paceline.cloud.verifier import Verifier
-from paceline.common.errors import BadDraft, InvalidRequest, PacelineError
+from paceline.common.errors import BadDraft, InvalidRequest, PacelineError, Status, Unreachable
 from paceline.common.messages import (
     Cancel,
     ClientMessage,
@@ -33,6 +33,17 @@ from paceline.relay.config import RelayConfig
 
 _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close, as a verifier does."""
+
+
+def seen_from_below(error: PacelineError) -> PacelineError:
+    """An error of the hop above, for the hop below: who is not let in up there is this relay."""
+    if error.status is not Status.UNAUTHENTICATED:
+        return error
+    return Unreachable(
+        f"the hop above does not let this relay in: {error.message}",
+        field="upstream",
+        cure="its operator must mend that",
+    )
 
 
 class Passage:
@@ -99,7 +110,7 @@ class Passage:
             await work
         except PacelineError as error:
             error.fatal = True
-            self.fail(error)
+            self.fail(seen_from_below(error))
         except Exception:
             self.fail(incident("relaying a text"))
 

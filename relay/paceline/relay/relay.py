@@ -26,7 +26,7 @@ from paceline.common.messages import (
 )
 from paceline.edge.client import Client
 from paceline.relay.config import RelayConfig
-from paceline.relay.passage import Passage
+from paceline.relay.passage import Passage, seen_from_below
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,10 @@ class Relay:
             try:
                 self._above = self._checked(await self.client.connect())
             except PacelineError as error:
-                if str(error) != str(self._fault):
-                    log.warning("relay %s: %s", self.name, error)
-                self._fault = error
+                fault = seen_from_below(error)
+                if str(fault) != str(self._fault):
+                    log.warning("relay %s: %s", self.name, fault)
+                self._fault = fault
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -53,6 +53,7 @@ CODES: Mapping[Status, int] = {
     Status.INVALID_ARGUMENT: 3,
     Status.DEADLINE_EXCEEDED: 4,
     Status.NOT_FOUND: 5,
+    Status.PERMISSION_DENIED: 7,
     Status.RESOURCE_EXHAUSTED: 8,
     Status.FAILED_PRECONDITION: 9,
     Status.OUT_OF_RANGE: 11,
@@ -60,6 +61,7 @@ CODES: Mapping[Status, int] = {
     Status.INTERNAL: 13,
     Status.UNAVAILABLE: 14,
     Status.DATA_LOSS: 15,
+    Status.UNAUTHENTICATED: 16,
 }
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path as FilePath
-from typing import NamedTuple
 
-from paceline.common.config.errors import Path
+from paceline.common.config.errors import Finding, Path
+from paceline.common.config.identity import check_identity
 from paceline.common.config.topology import ANY_ADDRESS, DrafterSection, HopSection, TargetSection, Topology
 from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.hops.grpc import check_address
@@ -39,14 +39,6 @@ DRAFTER_GROUP = "paceline.drafters"
 """Entry-point group where other packages register drafters."""
 
 
-class Finding(NamedTuple):
-    """Something wrong."""
-
-    path: Path
-    message: str
-    cure: str
-
-
 def find_faults(topology: Topology) -> Iterator[Finding]:
     """Everything wrong with a well-formed topology, the most telling first."""
     checks: tuple[Callable[[Topology], Iterable[Finding]], ...] = (
@@ -56,6 +48,7 @@ def find_faults(topology: Topology) -> Iterator[Finding]:
         _check_targets,
         _check_addresses,
         _check_upstreams,
+        check_identity,
         _check_expectations,
         _check_law,
         _check_draft_length,

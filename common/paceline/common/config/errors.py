@@ -1,11 +1,20 @@
 """What is wrong with a configuration file, and where: one line an editor can jump to."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from paceline.common.errors import InvalidRequest
 
 Path = tuple[str | int, ...]
 """Where a value stands in a document, e.g. `("hops", 1, "drafter", "kind")`."""
+
+
+class Finding(NamedTuple):
+    """Something wrong."""
+
+    path: Path
+    message: str
+    cure: str
 
 
 class TopologyError(InvalidRequest):

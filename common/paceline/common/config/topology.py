@@ -4,7 +4,7 @@
     sampling: {temperature: 0.7, top_p: 0.95, seed: 7}
     hops:
       - {name: phone, drafter: {kind: onnx, model: models/pico-onnx}}
-      - {name: cloud, listen: 0.0.0.0:7443, target: {kind: transformers, model: models/base}}
+      - {name: cloud, listen: 127.0.0.1:7443, target: {kind: transformers, model: models/base}}
 
 The first hop drafts, the last one verifies, and each one between does both: it is a relay. These classes say which
 keys exist and what each one holds; `checks` says which of them fit together.
@@ -193,6 +193,31 @@ class TargetSection(_Section):
     """Rules this verifier applies; leave `rejection` out for strangers, whose claimed law it would trust."""
 
 
+class TlsSection(_Section):
+    """Certificates of one hop, towards the one below and the one above; PEM files on that hop's machine."""
+
+    cert: Text | None = None
+    """Its own: shown to the hop below, and to the hop above if that asks."""
+    key: Text | None = None
+    """Private key of `cert`."""
+    client_ca: Text | None = None
+    """Whose certificates it accepts from below. With it, nobody gets in without one."""
+    ca: Text | None = None
+    """Whose certificate it accepts from the hop above, or `system` for the public authorities. With it, the link up is
+    encrypted."""
+
+
+class AccessSection(_Section):
+    """Who may call a hop, and what for."""
+
+    token_key: Text | None = None
+    """File that checks callers' tokens: a public key (PEM), a JWKS, or a shared secret. Nobody gets in without one."""
+    token_audience: Text = "paceline"
+    """What a token's `aud` must hold."""
+    tenants: dict[Name, tuple[Rule, ...]] | None = None
+    """Tenants that may call, each with the rules it may use (none listed: all). Default: all who prove who they are."""
+
+
 class ExpectSection(_Section):
     """What `paceline topology plan` reckons with; nothing that runs reads it."""
 
@@ -224,6 +249,14 @@ class HopSection(_Section):
     """What writes ahead; first hop only. Without one the first hop asks the next to stream alone."""
     target: TargetSection | None = None
     """What verifies; every hop but the first."""
+    tls: TlsSection | None = None
+    """Certificates."""
+    access: AccessSection | None = None
+    """Who may call it."""
+    token_file: Text | None = None
+    """Holds the token it shows to the hop above."""
+    insecure: bool = False
+    """Take anybody, or links without TLS, from other machines too: for networks that keep strangers out."""
     expect: ExpectSection | None = None
     """Figures for `paceline topology plan`."""
 

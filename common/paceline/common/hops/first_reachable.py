@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from paceline.common.errors import PacelineError, Status, Unreachable
+from paceline.common.errors import NotTrusted, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.security import Calling
 from paceline.common.messages import (
     ClientMessage,
     Description,
@@ -37,6 +38,8 @@ class _Candidate:
     """How long it is left alone after the last failure; doubles with each."""
     due_s: float = 0.0
     """When it may be asked again."""
+    distrust: NotTrusted | None = None
+    """Why it was not connected to, if certificates are why."""
 
     def failed(self, now_s: float) -> None:
         self.is_known = False
@@ -46,6 +49,7 @@ class _Candidate:
     def answered(self) -> None:
         self.is_known = True
         self.pause_s = self.due_s = 0.0
+        self.distrust = None
 
 
 class FirstReachable:
@@ -105,14 +109,16 @@ class FirstReachable:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 description = await candidate.hop.describe()
-        except (TimeoutError, Unreachable):
+        except (TimeoutError, Unreachable) as error:
+            candidate.distrust = error if isinstance(error, NotTrusted) else None
             candidate.failed(self._clock())
             return None
         candidate.answered()
         return description
 
     def _nobody(self) -> Unreachable:
-        return Unreachable(
+        distrusted = next((one.distrust for one in self._candidates if one.distrust is not None), None)
+        return distrusted or Unreachable(
             f"no verifier answers at {', '.join(one.name for one in self._candidates)}",
             field="verifier",
             cure="start one with `paceline cloud serve`, or check the addresses",
@@ -154,12 +160,14 @@ def _goes_away(message: ServerMessage) -> bool:
     return isinstance(message, Draining)
 
 
-def connect_to(addresses: Sequence[str]) -> Hop:
+def connect_to(addresses: Sequence[str], calling: Calling | None = None) -> Hop:
     """The hop at these addresses, the best first.
 
+    Args:
+        calling: who this side is, towards each of them.
     Raises:
-        InvalidRequest: one of them is not HOST:PORT.
+        InvalidRequest: one of them is not HOST:PORT, or a file is unusable.
     """
     if len(addresses) == 1:
-        return GrpcHop(addresses[0])
-    return FirstReachable({address: GrpcHop(address) for address in addresses})
+        return GrpcHop(addresses[0], calling=calling)
+    return FirstReachable({address: GrpcHop(address, calling=calling) for address in addresses})

@@ -1,7 +1,7 @@
-"""A verifier across the network. The one place on the edge where grpc's exceptions become ours."""
+"""A verifier across the network. Only here and in `diagnosis` do grpc's exceptions become ours."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,9 +9,12 @@ import grpc
 import grpc.aio
 
 from paceline.common.codec import decode_description, decode_response, describe_request, encode_request
-from paceline.common.errors import BadReply, Incompatible, InvalidRequest, PacelineError, Status, Unreachable
+from paceline.common.errors import BadReply, InvalidRequest, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
-from paceline.common.messages import ClientMessage, Description, ServerMessage
+from paceline.common.hops.diagnosis import may_pass, translate
+from paceline.common.hops.links import Links
+from paceline.common.hops.security import Calling
+from paceline.common.messages import ClientMessage, Description, ErrorMessage, ServerMessage
 from paceline.v1.verifier_pb2_grpc import VerifierServiceStub
 
 # Every name is checked against the installed binary by a test: grpc ignores misspelt options in silence.
@@ -37,78 +40,96 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class GrpcHop:
-    """A channel to one verifier.
+    """A link to one verifier.
 
     Args:
         address: `HOST:PORT`.
+        calling: certificates and token; without, a plain link.
         connect_timeout_s: how long `describe` waits for the verifier to answer.
+    Raises:
+        InvalidRequest: the address is malformed, or a file is unusable.
     """
 
-    def __init__(self, address: str, *, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        calling: Calling | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
         check_address(address, "verifier")
+        calling = calling or Calling()
+        calling.check(address)
         self.address = address
         self._connect_timeout_s = connect_timeout_s
-        self._channel: grpc.aio.Channel | None = None
-
-    @property
-    def _stub(self) -> Any:
-        """Made on first use: a channel belongs to the event loop it is made on."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=CLIENT_OPTIONS)
-        return VerifierServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        self._is_encrypted = calling.is_encrypted
+        self._token = calling.watch_token()
+        self._links = Links(address, calling, CLIENT_OPTIONS)
 
     async def describe(self) -> Description:
         """What the verifier serves; waits up to `connect_timeout_s` for it to come up."""
-        try:
-            reply = await self._stub.Describe(
-                describe_request(), timeout=self._connect_timeout_s, wait_for_ready=True
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from None
+        async with self._links.use() as channel:
+            reply = await self._describe(_stub(channel).Describe, self._metadata())
         _require_readable(reply)
         return decode_description(reply)
+
+    async def _describe(self, ask: Any, metadata: "_Metadata") -> Any:
+        """First without patience: only a call that does not wait says what is wrong with certificates."""
+        request, timeout_s = describe_request(), self._connect_timeout_s
+        try:
+            return await ask(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            fault = self._translate(error)
+            is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if is_late or not may_pass(fault):
+                raise fault from None
+        try:
+            return await ask(request, timeout=timeout_s, metadata=metadata, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            later = self._translate(error)
+            raise (fault if type(later) is Unreachable else later) from None
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
         """A new stream; leaving the context cancels it if it is still open."""
-        call = self._stub.Decode()
-        try:
-            yield _GrpcStream(call, self._translate)
-        finally:
-            call.cancel()
+        async with self._links.use() as channel:
+            metadata = self._metadata()
+            call = _stub(channel).Decode(metadata=metadata)
+            try:
+                yield _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
-        """Close the channel."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        """Close the link."""
+        await self._links.close()
+
+    def _metadata(self) -> "_Metadata":
+        """What shows who calls, as it is now."""
+        if self._token is None:
+            return ()
+        self._token.refresh()
+        return (("authorization", f"Bearer {self._token.value}"),)
 
     def _translate(self, error: grpc.aio.AioRpcError) -> PacelineError:
-        code, details = error.code(), error.details() or ""
-        # What grpc.aio says when the link breaks under a message that is being written.
-        broke = code is grpc.StatusCode.INTERNAL and details == "Internal error from Core"
-        # This side never cancels a call and then reads it: a cancelled one is that of a server that was stopped.
-        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-        if broke or code in gone:
-            return Unreachable(
-                f"no verifier answers at {self.address}",
-                field="verifier",
-                cure="start one with `paceline cloud serve`, or check the address",
-            )
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return Incompatible(f"the server at {self.address} is not a Paceline verifier", field="verifier")
-        translated = PacelineError(details or code.name, field="verifier")
-        translated.status = Status(code.name) if code.name in Status.__members__ else Status.INTERNAL
-        return translated
+        return translate(error, self.address, is_encrypted=self._is_encrypted)
+
+
+_Metadata = tuple[tuple[str, str], ...]
+
+
+def _stub(channel: grpc.aio.Channel) -> Any:
+    return VerifierServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
 
 class _GrpcStream:
-    def __init__(self, call: Any, translate: Any) -> None:
+    def __init__(self, call: Any, translate: Any, has_new_token: Callable[[], bool]) -> None:
         self.traffic = Traffic()
         self._call = call
         self._writing = asyncio.Lock()
         """The core takes one message at a time, and fails the whole call over a second one."""
         self._translate = translate
+        self._has_new_token = has_new_token
 
     async def send(self, message: ClientMessage) -> None:
         request = encode_request(message)
@@ -127,10 +148,20 @@ class _GrpcStream:
                 await self._raise_for_status()
                 return None
         except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from None
+            translated = self._translate(error)
+            self._require_same_token(translated.status)
+            raise translated from None
         _require_readable(reply)
         self.traffic.bytes_down += reply.ByteSize()
-        return decode_response(reply)
+        message = decode_response(reply)
+        if isinstance(message, ErrorMessage):
+            self._require_same_token(message.status)
+        return message
+
+    def _require_same_token(self, status: Status) -> None:
+        """A token that ran out while there is a fresh one is a lost link: whoever opens again shows that one."""
+        if status is Status.UNAUTHENTICATED and self._has_new_token():
+            raise Unreachable("the token ran out; there is a fresh one", field="verifier", cure="try again")
 
     async def _raise_for_status(self) -> None:
         code = await self._call.code()

@@ -86,6 +86,8 @@ _EXIT_CODES = {
     Status.OUT_OF_RANGE: 2,
     Status.FAILED_PRECONDITION: 3,
     Status.UNIMPLEMENTED: 3,
+    Status.UNAUTHENTICATED: 6,
+    Status.PERMISSION_DENIED: 6,
     Status.RESOURCE_EXHAUSTED: 4,
     Status.UNAVAILABLE: 4,
     Status.DATA_LOSS: 5,
