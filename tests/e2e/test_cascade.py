@@ -180,6 +180,8 @@ async def test_every_hop_reports_what_it_did(cascade, edge_model, prompts) -> No
     assert len(report.hops) == 3
     assert 0 < report.hops[0].num_accepted <= report.hops[0].num_judged
     assert report.hops[0].num_judged <= report.drafted_tokens, "what a hop above made stale nobody judges"
-    assert report.hops[0].num_accepted > report.hops[0].num_judged / 2, "the same model on both sides of the link"
+    assert report.hops[0].num_accepted > report.hops[0].num_judged / 2, (
+        "the same model on both sides of the link"
+    )
     assert all(hop.num_passes and hop.verify_s for hop in report.hops)
     assert all(hop.bytes_up and hop.bytes_down for hop in report.hops[:2])
