@@ -6,7 +6,7 @@ import pytest
 
 from paceline.common.prefix import Prefix, extend_hash
 from paceline.common.sampling.quantised import QuantisedLaw
-from paceline.common.session.blocks import DeadEnds, merge
+from paceline.common.session.blocks import DeadEnds, merge, orphans
 from paceline.common.tokens import Draft, How
 
 TEXT = Prefix([1, 2, 3, 4])
@@ -153,6 +153,17 @@ def test_dead_ends_are_forgotten_once_the_text_is_past_them() -> None:
     text.extend([5, 5, 5, 5])
     dead.stale(text, [])
     assert not dead._prefixes
+
+
+def test_orphans_continue_neither_the_text_nor_a_block_before_them() -> None:
+    """Where blocks arrive in order, what an orphan continues is gone for good."""
+    right, child, inside = block([1, 2, 3, 4], 5, 6), block([1, 2, 3, 4, 5, 6], 7), block([1, 2, 3, 4, 5], 8)
+    lost, after_lost = block([1, 2, 3, 4, 7], 6), block([1, 2, 3, 4, 7, 6], 5)
+    stale = block([1, 2, 9], 3, 4)
+    assert orphans(TEXT, [right, child, inside]) == set()
+    assert orphans(TEXT, [lost, right, after_lost, child]) == {0, 2}
+    assert orphans(TEXT, [stale]) == set(), "what contradicts the text is stale, not lost"
+    assert orphans(TEXT, [child, right]) == {0}
 
 
 def test_prefix_hash_is_pinned() -> None:

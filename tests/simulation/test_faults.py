@@ -1,0 +1,330 @@
+"""Fault schedules over the real client, relays and verifiers; and planted bugs, all of which they must find."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from paceline.cloud.desk import Desk, Port, going_away
+from paceline.cloud.engine.table import TableEngine
+from paceline.common.errors import PacelineError, Unreachable
+from paceline.common.hops.first_reachable import FirstReachable
+from paceline.common.messages import Open, ServerMessage
+from paceline.common.prefix import Prefix
+from paceline.common.sampling.history import History
+from paceline.common.session import (
+    EdgePhase,
+    EdgeSession,
+    Limits,
+    RelaySession,
+    VerifierPhase,
+    VerifierSession,
+)
+from paceline.common.session import blocks as blocks_module
+from paceline.common.session import verifier as verifier_module
+from paceline.common.session.blocks import Merged, merge
+from paceline.common.tokens import Draft, FinishReason
+from paceline.edge import pipeline as pipeline_module
+from paceline.edge.pipeline import _Pipeline
+from paceline.relay.passage import Passage
+from paceline.simulation.faults import Violation, run_schedule, world
+
+NUM_FAST = 300
+NUM_SLOW = 20_000
+FAILED_ONCE: tuple[int, ...] = ()
+"""Seeds of schedules that found a bug."""
+
+
+def test_every_text_is_the_targets_whatever_breaks() -> None:
+    """Nothing is lost, repeated or changed, every text is completed, no more is done again than faults undid, and
+    nothing is left."""
+    outcomes = [run_schedule(world(seed)) for seed in range(NUM_FAST)]
+    assert sum(one.num_broken for one in outcomes) > NUM_FAST, "the schedules break streams"
+    assert sum(one.num_reconnects for one in outcomes) > NUM_FAST / 2, "and texts survive it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_every_text_is_the_targets_in_many_schedules() -> None:
+    """The same over many more schedules."""
+    for seed in range(NUM_FAST, NUM_FAST + NUM_SLOW):
+        run_schedule(world(seed))
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_schedules_that_found_a_bug_find_it_no_more(seed: int) -> None:
+    """Every schedule that ever failed holds."""
+    run_schedule(world(seed))
+
+
+def test_a_seed_is_one_schedule() -> None:
+    """The same seed gives the same events at the same times."""
+    for seed in range(20):
+        assert run_schedule(world(seed)).digest == run_schedule(world(seed)).digest
+
+
+# --- planted bugs -----------------------------------------------------------------------------------------------------
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def history_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A resumed session's penalties count from nothing."""
+    right = VerifierSession.__init__
+
+    def init(self: VerifierSession, request: Open, limits: Limits) -> None:
+        right(self, request, limits)
+        self.history = History(request.prompt_token_ids)
+
+    patch.setattr(VerifierSession, "__init__", init)
+
+
+def randomness_per_attempt(patch: pytest.MonkeyPatch) -> None:
+    """A resumed session draws with other numbers."""
+    right = VerifierSession.__init__
+
+    def init(self: VerifierSession, request: Open, limits: Limits) -> None:
+        right(self, request, limits)
+        self.request = replace(request, seed=request.seed + len(request.committed_token_ids))
+
+    patch.setattr(VerifierSession, "__init__", init)
+
+
+def no_base_check(patch: pytest.MonkeyPatch) -> None:
+    """The verifier takes a block for a continuation of its text, whatever text it continues."""
+
+    def trusting(text: Prefix, blocks: Sequence[Draft], max_tokens: int) -> Merged:
+        known = [
+            replace(block, prefix_hash=text.hash_at(block.base)) if block.base <= len(text) else block
+            for block in blocks
+        ]
+        return merge(text, known, max_tokens)
+
+    patch.setattr(verifier_module, "merge", trusting)
+    patch.setattr(blocks_module, "merge", trusting)
+
+
+def end_of_stream_is_the_end(patch: pytest.MonkeyPatch) -> None:
+    """A stream that is over is a text that is complete."""
+    right = _Pipeline._one_connection
+
+    async def one_connection(self: _Pipeline) -> None:
+        try:
+            await right(self)
+        except Unreachable:
+            self._session.phase = EdgePhase.FINISHED
+            self._session.finish_reason = FinishReason.LENGTH
+
+    patch.setattr(_Pipeline, "_one_connection", one_connection)
+
+
+def no_catch_up(patch: pytest.MonkeyPatch) -> None:
+    """A text that was complete when its stream broke is not said to be when it is opened again."""
+    right = VerifierSession.opened
+    patch.setattr(VerifierSession, "opened", lambda self, *costs: right(self, *costs)[:1])
+
+
+def opinions_survive_a_stream(patch: pytest.MonkeyPatch) -> None:
+    """What a relay thought is taken for known by the next one."""
+    patch.setattr(_Pipeline, "_forget_opinions", lambda self: None)
+
+
+def known_text_survives_a_stream(patch: pytest.MonkeyPatch) -> None:
+    """The session's end at the edge still holds what a relay thought."""
+    right = EdgeSession.open
+
+    def reopen(self: EdgeSession) -> Open:
+        known = self.known.list()
+        opening = right(self)
+        self.known = Prefix(known)
+        return opening
+
+    patch.setattr(EdgeSession, "open", reopen)
+
+
+def blocks_survive_a_stream(patch: pytest.MonkeyPatch) -> None:
+    """Blocks that were under way on a lost stream still count as under way."""
+    right = EdgeSession.open
+
+    def reopen(self: EdgeSession) -> Open:
+        sent, settled = self._sent, self._settled
+        opening = right(self)
+        self._sent, self._settled = sent, settled
+        return opening
+
+    patch.setattr(EdgeSession, "open", reopen)
+
+
+def dead_ends_survive_a_stream(patch: pytest.MonkeyPatch) -> None:
+    """What one relay contradicted counts as contradicted on every later stream."""
+    right = EdgeSession.open
+
+    def reopen(self: EdgeSession) -> Open:
+        dead_ends = self._dead_ends
+        opening = right(self)
+        self._dead_ends = dead_ends
+        return opening
+
+    patch.setattr(EdgeSession, "open", reopen)
+
+
+def drafts_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """What was sent on a lost stream is taken for sent on the next."""
+    right = _Pipeline._connect
+
+    def connect(self: _Pipeline, stream: Any) -> None:
+        sent_until = self._sent_until
+        right(self, stream)
+        self._sent_until = max(sent_until, self._sent_until)
+
+    patch.setattr(_Pipeline, "_connect", connect)
+
+
+def settled_drafts_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """A draft that a relay's model refuted and its target did not is waited for without end."""
+    right = _Pipeline._hear
+
+    def hear(self: _Pipeline, message: ServerMessage) -> None:
+        sent_until, committed = self._sent_until, self._tail.known
+        right(self, message)
+        if self._tail.known >= committed and len(self._tail) and self._sent_until == self._tail.known:
+            self._sent_until = max(sent_until, self._sent_until)
+
+    patch.setattr(_Pipeline, "_hear", hear)
+
+
+def orphans_are_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """A relay keeps the credit of blocks whose text it has cut off."""
+    patch.setattr(SteeredSession, "_drop_stale", VerifierSession._drop_stale)
+
+
+def relay_forgets_to_steer(patch: pytest.MonkeyPatch) -> None:
+    """The relay's own model does not hear that the text was rewritten."""
+    right = Passage._steer
+
+    def steer(self: Passage, base: int, token_ids: tuple[int, ...] = ()) -> None:
+        if not token_ids:
+            right(self, base)
+
+    patch.setattr(Passage, "_steer", steer)
+
+
+def relay_begins_where_it_was(patch: pytest.MonkeyPatch) -> None:
+    """After its stream broke a relay sends on from where it was, not from where the text is."""
+    patch.setattr(Passage, "begin_anew", lambda self, text: None)
+
+
+def relay_trusts_its_model(patch: pytest.MonkeyPatch) -> None:
+    """What the relay's model said is taken over although the text has changed since."""
+    patch.setattr(RelaySession, "_num_known", lambda self, written: 0)
+
+
+def drain_drops_live_texts(patch: pytest.MonkeyPatch) -> None:
+    """A verifier that drains ends what is live."""
+
+    def drain(self: Desk, grace_s: float) -> None:
+        self._is_draining = True
+        self.fail_all(going_away())
+
+    patch.setattr(Desk, "drain", drain)
+
+
+def drain_takes_new_texts(patch: pytest.MonkeyPatch) -> None:
+    """A verifier that drains goes on taking what is new, and never tells."""
+    patch.setattr(Desk, "drain", lambda self, grace_s: None)
+
+
+def credits_never_given_back(patch: pytest.MonkeyPatch) -> None:
+    """The edge does not hear that blocks are settled."""
+    right = EdgeSession._settle
+    patch.setattr(EdgeSession, "_settle", lambda self, blocks_settled: right(self, 0))
+
+
+def gone_sessions_are_kept(patch: pytest.MonkeyPatch) -> None:
+    """Only a client that says goodbye is let go."""
+    right = Desk.on_gone
+
+    def on_gone(self: Desk, port: Port) -> None:
+        if port.session is None or port.session.phase is not VerifierPhase.LIVE:
+            right(self, port)
+
+    patch.setattr(Desk, "on_gone", on_gone)
+
+
+def cache_never_freed(patch: pytest.MonkeyPatch) -> None:
+    """The engine keeps what belonged to sessions that are over."""
+    patch.setattr(TableEngine, "release", lambda self, key: None)
+
+
+def no_takeover(patch: pytest.MonkeyPatch) -> None:
+    """New streams go to the best verifier, dead or not."""
+
+    async def first(self: FirstReachable) -> Any:
+        return self._candidates[0]
+
+    patch.setattr(FirstReachable, "_first", first)
+
+
+def retry_after_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A client comes back to a full verifier as soon as it likes."""
+    right = _Pipeline._lose
+
+    def lose(self: _Pipeline, error: PacelineError) -> None:
+        right(self, error)
+        error.retry_after_s = 0.0
+
+    patch.setattr(_Pipeline, "_lose", lose)
+
+
+def no_patience(patch: pytest.MonkeyPatch) -> None:
+    """A client does not wait longer from attempt to attempt."""
+    patch.setattr(pipeline_module, "_LONGEST_PAUSE_S", 0.01)
+    patch.setattr(pipeline_module, "_FIRST_PAUSE_S", 0.01)
+
+
+PLANTED: list[Plant] = [
+    history_ignored,
+    randomness_per_attempt,
+    no_base_check,
+    end_of_stream_is_the_end,
+    no_catch_up,
+    opinions_survive_a_stream,
+    known_text_survives_a_stream,
+    blocks_survive_a_stream,
+    dead_ends_survive_a_stream,
+    drafts_not_sent_again,
+    settled_drafts_not_sent_again,
+    orphans_are_waited_for,
+    relay_forgets_to_steer,
+    relay_begins_where_it_was,
+    relay_trusts_its_model,
+    drain_drops_live_texts,
+    drain_takes_new_texts,
+    credits_never_given_back,
+    gone_sessions_are_kept,
+    cache_never_freed,
+    no_takeover,
+    retry_after_ignored,
+    no_patience,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_planted_bugs_are_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some schedule finds each of them."""
+    plant(monkeypatch)
+    found = find()
+    assert found is not None
+    assert "replay: " in str(found)
+    assert not isinstance(found.__cause__, AttributeError | TypeError | NameError)
+
+
+def find() -> Violation | None:
+    """What the first schedule that fails says."""
+    for seed in range(NUM_FAST):
+        try:
+            run_schedule(world(seed))
+        except Violation as violation:
+            return violation
+    return None
