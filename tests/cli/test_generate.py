@@ -16,6 +16,7 @@ TOP = {
     "speculation",
     "timing",
     "reconnects",
+    "hops",
     "decisions",
 }
 SPECULATION = {
@@ -28,6 +29,20 @@ SPECULATION = {
     "bytes_up",
     "bytes_down",
 }
+HOP = {
+    "name",
+    "role",
+    "judged_tokens",
+    "accepted_tokens",
+    "acceptance_rate",
+    "written_tokens",
+    "passes",
+    "model_s",
+    "bytes_up",
+    "bytes_down",
+    "round_trip_s",
+    "reconnects",
+}
 TIMING = {"ttft_s", "total_s", "tokens_per_s", "draft_s", "verify_s", "network_s"}
 
 
@@ -37,6 +52,9 @@ def check_contract(result: dict, *more: str) -> None:
     assert result["usage"].keys() == {"prompt_tokens", "completion_tokens"}
     assert result["speculation"].keys() == SPECULATION
     assert result["timing"].keys() == TIMING
+    assert all(hop.keys() == HOP for hop in result["hops"])
+    assert result["hops"][0]["role"] == "drafter"
+    assert sum(hop["written_tokens"] for hop in result["hops"]) == len(result["token_ids"])
     assert result["usage"]["completion_tokens"] == len(result["token_ids"])
     assert result["finish_reason"] in ("stop", "length")
     accepted, drafted = result["speculation"]["accepted_tokens"], result["speculation"]["drafted_tokens"]

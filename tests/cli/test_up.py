@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from paceline.cli.supervisor import FIRST_EXIT_CODE, Row, row_of
 from paceline.cli.verifier_process import hop_environment
-from paceline.common.messages import Description
+from paceline.common.messages import Description, HopDescription
 from paceline.common.tokens import Rule
 
 CHAIN = """\
@@ -237,6 +238,17 @@ def test_a_row_is_made_of_what_a_hop_says_of_itself() -> None:
     """Model and sessions from its description; a hop that does not answer is silent, and keeps its place."""
     before = Row("cloud", "verifier", "127.0.0.1:1", "ready", "base")
     description = Description("1", "base", 64, 99, 8, 4, (Rule.GREEDY,), active_sessions=2)
+    relay = replace(
+        description,
+        hops=(
+            HopDescription("metro", "mid", num_judged=40, num_accepted=30, num_written=90),
+            HopDescription(),
+        ),
+    )
 
-    assert row_of(before, description) == Row("cloud", "verifier", "127.0.0.1:1", "ready", "base", "2/8")
+    row = Row("cloud", "verifier", "127.0.0.1:1", "ready", "base", "2/8")
+    assert row_of(before, description) == row
     assert row_of(before, None) == Row("cloud", "verifier", "127.0.0.1:1", "silent", "base")
+    counted = replace(row, model="mid", tokens_per_s=45.0, acceptance_rate=0.75, num_written=90)
+    assert row_of(before, relay, 2.0) == counted
+    assert row_of(counted, relay, 2.0) == replace(counted, tokens_per_s=0.0)

@@ -451,6 +451,15 @@ CASES = (
         "list them",
     ),
     Case(
+        "union-of-one",
+        "kind: onnx, model: models/pico",
+        "kind: union, drafters: [{kind: ngram}]",
+        8,
+        "hops[0].drafter.drafters",
+        "at least two drafters",
+        "name this one alone",
+    ),
+    Case(
         "empty-parts",
         "kind: onnx, model: models/pico",
         "kind: adaptive, drafters: []",

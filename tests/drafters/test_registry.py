@@ -42,7 +42,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
     """A wrong name is answered with every right one."""
     with pytest.raises(
         InvalidRequest,
-        match=r"no drafter 'onxx'.*known: adaptive, cascade, ngram, onnx, table, torch, vertical",
+        match=r"no drafter 'onxx'.*known: adaptive, cascade, ngram, onnx, siblings, table, torch, union, vertical",
     ):
         load_drafter("onxx")
 
@@ -71,7 +71,18 @@ def test_entry_points_add_drafters(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(drafters, "entry_points", installed)
     assert isinstance(load_drafter("mine"), TableDrafter)
-    assert drafter_names() == ["adaptive", "cascade", "mine", "ngram", "onnx", "table", "torch", "vertical"]
+    assert drafter_names() == [
+        "adaptive",
+        "cascade",
+        "mine",
+        "ngram",
+        "onnx",
+        "siblings",
+        "table",
+        "torch",
+        "union",
+        "vertical",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "ngram", "table", "cascade", "vertical", "adaptive"])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from paceline.common.hops.grpc import GrpcHop
 from paceline.common.tokenizer import Tokenizer
 from paceline.edge.assemble import EdgeModel, assemble
 from paceline.edge.client import Client
+from paceline.edge.drafters.ngram import NgramDrafter
+from paceline.edge.drafters.siblings import UnionDrafter
 from paceline.edge.request import GenerationRequest, Report
 
 PROMPTS = Path(__file__).resolve().parents[2] / "models" / "prompts" / "heldout.jsonl"
@@ -77,8 +80,16 @@ def prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="session")
 def edge_model(models: Path) -> Callable[[str], EdgeModel]:
-    """The shipped draft model under a drafter's name; each is loaded once."""
-    return cache(lambda kind: assemble(models / "pico", kind=kind))
+    """The shipped draft model under a drafter's name; each is loaded once. With `union`, n-grams beside it."""
+    load = cache(lambda kind: assemble(models / "pico", kind=kind))
+
+    def combined(kind: str) -> EdgeModel:
+        if kind != "union":
+            return load(kind)
+        model = load("onnx")
+        return replace(model, drafter=UnionDrafter([model.drafter, NgramDrafter()]))
+
+    return combined
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

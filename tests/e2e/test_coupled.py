@@ -24,7 +24,7 @@ async def texts(complete, requests) -> list[list[int]]:
     return [report.token_ids for report in await complete(*requests, mode="cloud", drafter="ngram")]
 
 
-@pytest.mark.parametrize("drafter", ["onnx", "torch", "ngram"])
+@pytest.mark.parametrize("drafter", ["onnx", "torch", "ngram", "union"])
 async def test_neither_drafter_nor_block_length_changes_it(complete, requests, texts, drafter) -> None:
     """Every drafter at every block length gives the text the verifier streams alone."""
     for length in LENGTHS:

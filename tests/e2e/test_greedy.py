@@ -5,7 +5,7 @@ import pytest
 from paceline.common.tokens import FinishReason, Origin
 from paceline.edge.request import GenerationRequest
 
-WAYS = [("sync", "onnx"), ("sync", "torch"), ("sync", "ngram"), ("cloud", "ngram")]
+WAYS = [("sync", "onnx"), ("sync", "torch"), ("sync", "ngram"), ("sync", "union"), ("cloud", "ngram")]
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +53,15 @@ async def test_the_report_accounts_for_every_token(complete, few) -> None:
     assert stopped or len(report.token_ids) == 48
     assert report.traffic.bytes_up > 0
     assert report.traffic.bytes_down > 0
+
+
+async def test_two_drafters_take_fewer_passes_than_either(complete, few) -> None:
+    """What the draft model does not know is copied, and the other way round: the target runs less often."""
+    requests = [GenerationRequest(prompt, max_new_tokens=48, num_speculative_tokens=4) for prompt, _ in few]
+    passes = {}
+    for drafter in ("onnx", "ngram", "union"):
+        reports = await complete(*requests, drafter=drafter)
+        assert [report.token_ids for report in reports] == [text for _, text in few]
+        passes[drafter] = sum(report.num_passes for report in reports)
+    print(f"target passes for {len(few)} texts of 48 tokens: {passes}")
+    assert passes["union"] < min(passes["onnx"], passes["ngram"])

@@ -20,6 +20,13 @@ def table(capacity_tokens: int) -> TargetEngine:
     return TableEngine(50, seed=1, max_context=256, capacity_tokens=capacity_tokens)
 
 
+def relays_table(capacity_tokens: int) -> TargetEngine:
+    """One whose law is mixed with another's."""
+    return TableEngine(
+        50, seed=1, max_context=256, capacity_tokens=capacity_tokens, resembles=2, agreement=0.5
+    )
+
+
 def paged(page_size: int) -> MakeEngine:
     """A maker of small Llama engines, all with the same weights."""
 
@@ -42,7 +49,9 @@ def paged(page_size: int) -> MakeEngine:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
-    "make_engine", [table, paged(1), paged(16), paged(64)], ids=["table", "paged-1", "paged-16", "paged-64"]
+    "make_engine",
+    [table, relays_table, paged(1), paged(16), paged(64)],
+    ids=["table", "relays-table", "paged-1", "paged-16", "paged-64"],
 )
 def test_engine_keeps_the_contract(check, make_engine: MakeEngine) -> None:
     """Every engine passes every public conformance check."""

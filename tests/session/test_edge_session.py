@@ -18,7 +18,7 @@ from paceline.common.messages import (
     ServerMessage,
 )
 from paceline.common.prefix import Prefix
-from paceline.common.session import EdgePhase, EdgeSession, Limits, VerifierSession
+from paceline.common.session import EdgePhase, EdgeSession, Limits, Steered, SteeredSession, VerifierSession
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
@@ -338,13 +338,13 @@ def test_a_stop_token_inside_a_path_ends_the_text() -> None:
 
 
 def test_trees_are_refused_unless_both_ends_named_them() -> None:
-    """A verifier whose engine takes none, or a client that did not say it sends some, agreed on chains."""
+    """A verifier whose engine takes none, a client that did not say it sends some, and a relay agreed on chains."""
     chains = frozenset({Feature.RESUME})
-    for request, limits in (
-        (Open((1, 2, 3), 8), Limits(10, 64)),
-        (Open((1, 2, 3), 8, features=chains), TREE_LIMITS),
+    for session in (
+        VerifierSession(Open((1, 2, 3), 8), Limits(10, 64)),
+        VerifierSession(Open((1, 2, 3), 8, features=chains), TREE_LIMITS),
+        SteeredSession(Steered(Open((1, 2, 3), 8), 0), TREE_LIMITS),
     ):
-        session = VerifierSession(request, limits)
         with pytest.raises(BadDraft, match="not agreed on") as caught:
             session.on_draft(replace(TREE, prefix_hash=session.text.hash_at(3)))
         assert (caught.value.field, caught.value.fatal, session.blocks_settled) == ("parents", False, 1)

@@ -15,7 +15,7 @@ from paceline.cloud.engine.base import Row
 from paceline.cloud.engine.table import TableEngine
 from paceline.common.codec import decode_request, decode_response, encode_request, encode_response
 from paceline.common.errors import PacelineError
-from paceline.common.messages import FillPolicy, Finished, Open
+from paceline.common.messages import FillPolicy, Finished, Open, Provisional
 from paceline.common.sampling.choose import Chooser
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import greedy_token, target_law
@@ -34,7 +34,8 @@ from paceline.common.session import (
     Written,
 )
 from paceline.common.session import steered as steered_module
-from paceline.common.tokens import Draft, How, Rule, SamplingParams, Verdict
+from paceline.common.session.blocks import _leads_to as leads_to
+from paceline.common.tokens import Draft, How, Origin, Rule, SamplingParams, Verdict
 
 VOCAB = 12
 WINDOW = 4
@@ -109,6 +110,10 @@ class World:
         self.oracle = plain_text(self.target, self.request) if rule is not Rule.REJECTION else None
         self.limits = Limits(VOCAB, 64, max_draft_tokens=6, max_judged_tokens=12, max_blocks_in_flight=WINDOW)
         self.edge = EdgeSession(self.request)
+        self.window = self.dice.choice([1, WINDOW])
+        """Blocks either drafter has under way: with one, a credit that never comes back is the end."""
+        self.is_fickle = self.dice.random() < 0.5
+        """Whether the hop above has opinions of its own, which change: it may be a relay."""
         self.num_keys = 0
         self.connect()
 
@@ -126,7 +131,9 @@ class World:
         self.from_own: deque[Any] = deque()
         self.horizon = len(self.relay.text)
         self.is_over = False
-        self.above = EdgeSession(replace(opening, path=("relay",)))
+        # A target that is thought a relay of opinions must write by itself: nothing continues what it never said.
+        fill = FillPolicy.UNLIMITED if self.is_fickle else opening.fill
+        self.above = EdgeSession(replace(opening, path=("relay",), fill=fill))
         self.connect_above()
 
     def connect_above(self) -> None:
@@ -156,10 +163,14 @@ class World:
             (self.down, self.hear_at_device),
         )
         events = [hear for queue, hear in queues if queue]
-        events += [self.step_own, self.step_top, self.widen]
-        if self.edge.num_blocks_in_flight < WINDOW and not self.edge.is_complete:
+        events += [self.step_own, self.step_top]
+        if not self.to_own:
+            events.append(self.widen)
+        if self.edge.num_blocks_in_flight < self.window and not self.edge.is_complete:
             events.append(self.draft)
-        if self.above.num_blocks_in_flight < WINDOW and not self.above.is_complete:
+        if self.is_fickle and not self.down_above and self.above.phase is EdgePhase.LIVE:
+            events.append(self.opine)
+        if self.above.num_blocks_in_flight < self.window and not self.above.is_complete:
             events.append(self.hand_up)
         return events
 
@@ -190,11 +201,17 @@ class World:
             assert self.own.session.text.list() == self.relay.text.list(), (
                 "the relay and its own model differ"
             )
+            text, waiting = self.own.session.text, self.own.session._waiting
+            reachable = {(end, text.hash_at(end)) for end in range(len(text) + 1)}
+            for block in waiting:
+                reachable |= set(leads_to(block, len(text))) - {(block.base, block.prefix_hash)}
+            orphans = {(block.base, block.prefix_hash) for block in waiting} - reachable
+            assert not orphans, "a block waits for a text that is not to be"
 
     # --- the device ---------------------------------------------------------------------------------------------------
 
     def draft(self) -> None:
-        """The device drafts on, or anew from what it knows; or sends an empty block."""
+        """The device drafts on from what it knows; an empty block asks for a step where the text is complete so far."""
         if self.edge.phase is not EdgePhase.LIVE:
             return
         text = self.edge.known.list()
@@ -202,7 +219,8 @@ class World:
         chooser = Chooser(
             self.request.rule, SamplingParams(self.request.sampling.temperature), self.request.seed, VOCAB
         )
-        for _ in range(self.dice.randint(0, 4)):
+        ends = text[-1] in self.request.stop_token_ids or len(text) >= self.edge.end - 1
+        for _ in range(0 if ends else self.dice.randint(1, 4)):
             if len(text) >= 62:
                 break
             engine = self.middle if self.dice.random() < 0.7 else self.target
@@ -259,7 +277,7 @@ class World:
     def widen(self) -> None:
         """The relay lets its own model write further."""
         self.horizon = len(self.relay.text) + self.dice.randint(1, 6)
-        self.to_own.append(Steer(len(self.relay.text), (), self.horizon))
+        self.to_own.append(Steer(len(self.relay.text), (), self.horizon, self.relay.committed))
 
     def hand_up(self) -> None:
         """The relay drafts for the target; an empty block asks for a step."""
@@ -267,6 +285,9 @@ class World:
             return
         self.taken = max(self.taken, self.relay.committed)
         proposal = self.relay.drafts(self.taken, 6)
+        has_said_all = len(self.relay.text) == self.taken and not self.relay.is_complete
+        if not proposal and has_said_all and self.taken < self.edge.end - 1:
+            return  # it waits for its own model
         base_hash = self.relay.text.hash_at(proposal.base)
         self.up_above.append(
             self.above.block(
@@ -292,8 +313,25 @@ class World:
         if answer is not None:
             self.tell(answer)
         if is_other:
-            self.to_own.append(Steer(commit.position, commit.token_ids, self.horizon))
+            self.to_own.append(Steer(commit.position, commit.token_ids, self.horizon, self.relay.committed))
             self.taken = commit.position + len(commit.token_ids)
+
+    def opine(self) -> None:
+        """The hop above says how the text may go on; the last hop will have the last word."""
+        if self.dice.random() < 0.7:
+            return
+        base = self.dice.randint(len(self.above.committed), len(self.above.known))
+        count = min(self.dice.randint(1, 3), self.above.end - base)
+        token_ids = [self.dice.randrange(VOCAB) for _ in range(count)]
+        if count < 1 or set(token_ids) & set(self.request.stop_token_ids):
+            return
+        if (
+            base > len(self.request.prompt_token_ids)
+            and self.above.known[base - 1] in self.request.stop_token_ids
+        ):
+            return
+        verdict = Verdict(base, 0, token_ids[-1], Origin.RECOVERED, filled_token_ids=tuple(token_ids[:-1]))
+        self.down_above.append(Provisional(verdict))
 
     # --- the target ---------------------------------------------------------------------------------------------------
 
@@ -305,8 +343,19 @@ class World:
             self.down_above.extend(self.top.session.on_draft(block))
 
     def step_top(self) -> None:
-        """The target begins or ends a step."""
-        self.down_above.extend(self.top.step())
+        """The target begins or ends a step. A hop with opinions would name what it commits: it knows what it said."""
+        base = len(self.top.session.text)
+        for answer in self.top.step():
+            if self.is_fickle and isinstance(answer, Verdict):
+                *filled, last = self.top.session.text[base:]
+                answer = replace(
+                    answer,
+                    num_accepted=0,
+                    filled_token_ids=tuple(filled),
+                    next_token_id=last,
+                    next_origin=Origin.FILLED,
+                )
+            self.down_above.append(answer)
 
 
 @pytest.mark.parametrize("rule", list(Rule))
@@ -346,6 +395,11 @@ def trusting_written(session: RelaySession, written: Written) -> Any:
     return session.credit(written.verdict)
 
 
+def saying_nothing_again(session: SteeredSession, base: int) -> Verdict:
+    """What was written beyond a rewrite is kept, and not repeated."""
+    return Verdict(base=base, blocks_settled=session.blocks_settled)
+
+
 def keeping_the_cache(session: SteeredSession, length: int) -> None:
     """The own model's text is cut, and steps under way still count."""
     session.text.truncate(length)
@@ -358,6 +412,8 @@ def keeping_the_cache(session: SteeredSession, length: int) -> None:
         (steered_module.SteeredSession, "steer", deaf_to_rewrites),
         (RelaySession, "on_written", trusting_written),
         (steered_module.SteeredSession, "_truncate", keeping_the_cache),
+        (steered_module.SteeredSession, "_repeated", saying_nothing_again),
+        (steered_module.SteeredSession, "final_length", property(lambda session: len(session.text))),
     ],
 )
 def test_planted_bugs_are_caught(

@@ -16,9 +16,10 @@ from paceline.training import (
     distill,
     train,
 )
-from paceline.training.architecture import build_model
+from paceline.training.architecture import build_model, shape_of
 from paceline.training.distillation import agreement, distillation_loss
 from paceline.training.generation import Transcript, preallocated_cache, read_over, top_of_law, write_on
+from paceline.training.storage import load_facts, load_model
 
 SHAPE = ModelShape(64, 2, 2, 1, 64, vocab_size=300, max_positions=128)
 
@@ -112,6 +113,24 @@ def test_a_model_agrees_with_its_own_transcript() -> None:
     assert figures["acceptance"] > 0.99
     assert figures["greedy"] > 0.95
     assert isinstance(transcript, Transcript)
+
+
+def test_a_draft_can_begin_as_the_target_with_fewer_layers(
+    config: DistillConfig, world: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a start and a smaller depth, layers are left out; what was kept is said, and stays on record."""
+    plain = world.train_config("deep", steps=60)
+    deep = replace(plain, shape=replace(plain.shape, num_layers=3))
+    train(deep)
+    names = {"output": world.folder / "pruned", "work": world.folder / "pruned-work"}
+    shape = replace(plain.shape, num_layers=2)
+    facts = distill(replace(config, target=deep.output, start=deep.output, shape=shape, **names))
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "layers kept" in line)
+
+    assert facts.kept_layers is not None
+    assert said.endswith(", ".join(map(str, facts.kept_layers)))
+    assert shape_of(load_model(world.folder / "pruned")) == shape
+    assert load_facts(world.folder / "pruned") == facts
 
 
 def test_windows_of_mixed_lengths_are_refused(config: DistillConfig) -> None:

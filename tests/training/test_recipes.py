@@ -26,13 +26,13 @@ TINY = replace(
     vocab_size=300,
     shapes={
         name: ModelShape(32, num_layers, 1, 1, 64, vocab_size=300, max_positions=128)
-        for name, num_layers in (("base", 1), ("pico", 1), ("mid", 2))
+        for name, num_layers in (("base", 3), ("pico", 1), ("mid", 2))
     },
     plain={"base": RUN, "pico": RUN},
     distilled={"pico": (Stage(RUN, TEXT), Stage(replace(RUN, seed=1), TEXT)), "mid": (Stage(RUN, TEXT),)},
     long=(Portion(windows=4, length=64, temperature=None, batch=4),),
     heldout=Portion(windows=4, length=32, temperature=0.0, prompt_tokens=(8,), batch=4),
-    grown={"mid": "pico"},
+    pruned=("mid",),
     prompts=PromptPlan(count=4, min_tokens=8, max_tokens=40, long_count=1, long_tokens=200),
 )
 
@@ -53,6 +53,7 @@ def test_one_command_makes_a_whole_family(world: Any, monkeypatch: pytest.Monkey
 
     assert "2 layers" not in (tmp_path / "pico" / "README.md").read_text()
     assert "| layers | 2 of" in (tmp_path / "mid" / "README.md").read_text()
+    assert "- pruning: layers " in (tmp_path / "mid" / "README.md").read_text()
     assert "## Acceptance under base" in (tmp_path / "pico" / "README.md").read_text()
     assert "## Samples" in (tmp_path / "base" / "README.md").read_text()
     assert len((tmp_path / "prompts" / "heldout.jsonl").read_text().splitlines()) == 4

@@ -298,6 +298,62 @@ def step(
     _report(lambda _: bench.step(settings), show, as_json)
 
 
+@app.command("cascade")
+def cascade(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    middle: Annotated[
+        Path | None, typer.Option(help="Folder of the relay's model. Default: the shipped mid.")
+    ] = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 4,
+    max_new_tokens: MaxNewTokens = 96,
+    near_ms: Annotated[
+        list[float], typer.Option(min=0, help="Round trips from device to relay; repeatable.")
+    ] = [5, 40],  # noqa: B006  # read by typer alone
+    far_ms: Annotated[
+        list[float], typer.Option(min=0, help="Round trips from relay to target; repeatable.")
+    ] = [5, 30, 100],  # noqa: B006  # read by typer alone
+    temperature: Annotated[
+        list[float],
+        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
+    ] = [0.0, 0.7],  # noqa: B006  # read by typer alone
+    relay_floor_ms: Annotated[
+        float, typer.Option(min=0, help="Slow the relay down to so much a pass.")
+    ] = 10.0,
+    verify_floor_ms: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Slow the target down to so much a pass.", envvar="PACELINE_VERIFY_FLOOR_MS"
+        ),
+    ] = 30.0,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """A chain of three hops beside device and target alone, and beside what the plan said; at every pair of links."""
+    with _extras():
+        from paceline.benchmarks import cascade as bench
+    from paceline.common.shipped import models_dir
+
+    links = bench.all_links(near_ms, far_ms)
+    settings = bench.CascadeSettings(
+        links, tuple(temperature), num_prompts, max_new_tokens, relay_floor_ms, verify_floor_ms, seed
+    )
+    if quick:
+        settings = replace(
+            settings, links_ms=links[:1], temperatures=(0.0,), num_prompts=1, max_new_tokens=24
+        )
+
+    def measure(progress: Callable[[str], None]) -> Any:
+        texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+        pair = _pair(target, draft_model, drafter)
+        return bench.cascade(pair, middle or models_dir() / "mid", texts, settings, progress)
+
+    _report(measure, bench.cascade_table, as_json)
+
+
 @contextmanager
 def _extras() -> Iterator[None]:
     """Benchmarks need both ends; who installed one of them is told how to get the other."""

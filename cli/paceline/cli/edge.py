@@ -376,6 +376,8 @@ async def _generate_one(
     notes = Console(stderr=True, highlight=False)
     notes.print("\n", show.legend(report.origins), sep="")
     notes.print(show.summary(report))
+    if len(report.hops) > 1:
+        notes.print(show.hop_table(report))
     if look.explain:
         notes.print(show.decisions(report))
 

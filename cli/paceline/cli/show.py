@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from paceline.common.messages import HopReport
 from paceline.common.tokenizer import TextStream, Tokenizer
 from paceline.common.tokens import Origin
 from paceline.edge.request import Report, TokensEvent
@@ -72,8 +74,64 @@ def result(report: Report, text: str) -> dict[str, Any]:
             "network_s": sum(one.network_s for one in rounds),
         },
         "reconnects": report.num_reconnects,
+        "hops": hops(report),
         "decisions": [asdict(decision) for decision in report.decisions],
     }
+
+
+def hops(report: Report) -> list[dict[str, Any]]:
+    """What every hop did for a text, from the device to the last; part of the contract of `--json`."""
+    device = HopReport(
+        name="device",
+        verify_s=sum(one.draft_s for one in report.rounds),
+        bytes_up=report.traffic.bytes_up,
+        bytes_down=report.traffic.bytes_down,
+        round_trip_s=report.round_trip_s,
+        num_reconnects=report.num_reconnects,
+    )
+    chain = (device, *report.hops)
+    return [
+        {
+            "name": hop.name or _role(index, len(chain)),
+            "role": _role(index, len(chain)),
+            "judged_tokens": hop.num_judged,
+            "accepted_tokens": hop.num_accepted,
+            "acceptance_rate": hop.num_accepted / hop.num_judged if hop.num_judged else 0.0,
+            "written_tokens": report.authors.count(index),
+            "passes": hop.num_passes,
+            "model_s": hop.verify_s,
+            "bytes_up": hop.bytes_up,
+            "bytes_down": hop.bytes_down,
+            "round_trip_s": hop.round_trip_s,
+            "reconnects": hop.num_reconnects,
+        }
+        for index, hop in enumerate(chain)
+    ]
+
+
+def _role(index: int, length: int) -> str:
+    if index == 0:
+        return "drafter"
+    return "verifier" if index == length - 1 else "relay"
+
+
+def hop_table(report: Report) -> Table:
+    """The same for people: who wrote the text, what was checked, what crossed each link."""
+    table = Table(title="hops", title_justify="left", box=SIMPLE, pad_edge=False)
+    for name in ("hop", "wrote", "accepted of judged", "passes", "model", "link up", "bytes up / down"):
+        table.add_column(name, justify="left" if name == "hop" else "right")
+    for hop in hops(report):
+        is_last = hop["role"] == "verifier"
+        table.add_row(
+            escape(hop["name"]),
+            str(hop["written_tokens"]),
+            f"{hop['accepted_tokens']} of {hop['judged_tokens']}" if hop["judged_tokens"] else "-",
+            str(hop["passes"]) if hop["passes"] else "-",
+            f"{hop['model_s']:.2f} s",
+            "-" if is_last else f"{1000 * hop['round_trip_s']:.1f} ms",
+            "-" if is_last else f"{hop['bytes_up']} / {hop['bytes_down']}",
+        )
+    return table
 
 
 def print_json(value: Any) -> None:

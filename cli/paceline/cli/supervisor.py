@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -64,19 +64,33 @@ class Row:
     model: str = ""
     sessions: str = ""
     """Live and at most, `2/64`."""
+    tokens_per_s: float = 0.0
+    """That its model added to texts, lately."""
+    acceptance_rate: float = 0.0
+    """Of what the hop below drafted, since it started."""
+    num_written: int = 0
+    """Tokens its model added to texts since it started."""
 
 
-def row_of(before: Row, description: "Description | None") -> Row:
-    """What a hop's own account makes of its row; None: it did not answer."""
+def row_of(before: Row, description: "Description | None", elapsed_s: float = 1.0) -> Row:
+    """What a hop's own account makes of its row, so long after the last one; None: it did not answer."""
     if description is None:
-        return Row(before.hop, before.role, before.address, "silent", before.model)
-    return Row(
-        before.hop,
-        before.role,
-        before.address,
-        "ready",
-        description.model_name,
-        f"{description.active_sessions}/{description.max_sessions}",
+        return replace(before, state="silent", sessions="", tokens_per_s=0.0)
+    row = replace(
+        before,
+        state="ready",
+        model=description.model_name,
+        sessions=f"{description.active_sessions}/{description.max_sessions}",
+    )
+    if not description.hops:
+        return row
+    own = description.hops[0]
+    return replace(
+        row,
+        model=own.model_name,
+        tokens_per_s=max(own.num_written - before.num_written, 0) / elapsed_s,
+        acceptance_rate=own.num_accepted / own.num_judged if own.num_judged else 0.0,
+        num_written=own.num_written,
     )
 
 
@@ -277,7 +291,7 @@ class Supervisor:
                 description = await hop.link.describe()
             except PacelineError:
                 description = None
-            row = row_of(hop.row, description)
+            row = row_of(hop.row, description, self._options.poll_s)
             if row != hop.row and hop.row.state in ("ready", "silent"):
                 hop.row = row
                 self._tell({"event": "status", **asdict(row)})

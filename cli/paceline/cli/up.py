@@ -229,9 +229,11 @@ def _view(console: Console) -> View:
 def table(rows: Sequence[Row]) -> Table:
     """The hops as a table."""
     drawn = Table(box=SIMPLE, pad_edge=False)
-    for name in ("hop", "role", "address", "model", "sessions", "state"):
-        drawn.add_column(name)
+    for name in ("hop", "role", "address", "model", "sessions", "tokens/s", "accepted", "state"):
+        drawn.add_column(name, justify="right" if name in ("tokens/s", "accepted") else "left")
     for row in rows:
         state = f"[{_STATE_STYLES.get(row.state, 'default')}]{row.state}[/]"
-        drawn.add_row(row.hop, row.role, row.address, row.model, row.sessions, state)
+        rate = f"{row.tokens_per_s:.0f}" if row.tokens_per_s else "-"
+        accepted = f"{row.acceptance_rate:.0%}" if row.acceptance_rate else "-"
+        drawn.add_row(row.hop, row.role, row.address, row.model, row.sessions, rate, accepted, state)
     return drawn

@@ -1,4 +1,4 @@
-"""A verifier in a process of its own, for the demo, benchmarks and tests."""
+"""A verifier, or a relay, in a process of its own, for the demo, benchmarks and tests."""
 
 import os
 import queue
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from paceline.cli.serving import READY_PREFIX
+from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
 from paceline.common.errors import Unreachable
 
 START_TIMEOUT_S = 120.0
@@ -39,14 +39,36 @@ def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator
     Raises:
         Unreachable: it did not come up; the message carries its last line.
     """
-    command = [sys.executable, "-m", "paceline.cli.main", "cloud", "serve"]
+    with _process("serve", READY_PREFIX, model, options) as running:
+        yield running
+
+
+@contextmanager
+def relay_process(
+    model: str | Path, upstream: str, name: str, options: Sequence[str] = ()
+) -> Iterator[VerifierProcess]:
+    """Run `paceline cloud relay` before the hop at `upstream`; otherwise as `verifier_process`.
+
+    Raises:
+        Unreachable: it did not come up.
+    """
+    more = ["--upstream", upstream, "--name", name, *options]
+    with _process("relay", RELAY_READY_PREFIX, model, more) as running:
+        yield running
+
+
+@contextmanager
+def _process(
+    verb: str, ready_prefix: str, model: str | Path, options: Sequence[str]
+) -> Iterator[VerifierProcess]:
+    command = [sys.executable, "-m", "paceline.cli.main", "cloud", verb]
     command += ["--model", str(model), "--listen", "127.0.0.1:0", "--drain-s", "1", *options]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=hop_environment()
         )
         try:
-            yield VerifierProcess(_await_ready(process, log), process.pid)
+            yield VerifierProcess(_await_ready(process, log, ready_prefix), process.pid)
         finally:
             _stop(process)
 
@@ -57,7 +79,7 @@ def hop_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in own}
 
 
-def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:
+def _await_ready(process: "subprocess.Popen[str]", log: IO[str], ready_prefix: str) -> str:
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None, "it was asked for"
     threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
@@ -65,8 +87,8 @@ def _await_ready(process: "subprocess.Popen[str]", log: IO[str]) -> str:
         line = lines.get(timeout=START_TIMEOUT_S)
     except queue.Empty:
         line = ""
-    if line.startswith(READY_PREFIX):
-        return line.removeprefix(READY_PREFIX).strip()
+    if line.startswith(ready_prefix):
+        return line.removeprefix(ready_prefix).strip()
     log.seek(0)
     said = [text.strip() for text in log if text.strip()]
     raise Unreachable(

@@ -25,6 +25,26 @@ def always(_prob: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Branches:
+    """What a drafter proposes beside a chain: the rest of a tree (`paceline.common.trees`) that begins with the chain.
+
+    Whoever has no use for a tree leaves them out; the chain alone is as exact.
+    """
+
+    parents: tuple[int, ...] = ()
+    """One per token; indices count the chain's tokens first, then these."""
+    token_ids: tuple[int, ...] = ()
+    probs: tuple[float, ...] = ()
+    laws: tuple[QuantisedLaw, ...] = ()
+    """One per token where the proposal has laws."""
+
+    def leading(self, num_tokens: int) -> "Branches":
+        """The first tokens; which they are never depends on later ones."""
+        kept = slice(max(num_tokens, 0))
+        return Branches(self.parents[kept], self.token_ids[kept], self.probs[kept], self.laws[kept])
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """What one `propose` wrote, continuing the session's own text."""
 
@@ -37,6 +57,8 @@ class Proposal:
     how: How
     laws: tuple[QuantisedLaw, ...] = ()
     """One law per token when `how` is SAMPLED, else empty."""
+    branches: Branches = Branches()
+    """Alternatives beside it, of drafters that propose trees."""
 
     def __len__(self) -> int:
         return len(self.token_ids)

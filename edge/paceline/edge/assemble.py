@@ -56,8 +56,6 @@ def assemble(
             "none is given", field="draft_model", cure="--draft-model DIR, for example models/pico"
         )
     folder = Path(draft_model) if draft_model is not None else None
-    if folder is not None and not folder.is_dir():
-        raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
     section: dict[str, Any] = {"kind": kind}
     if kind in _NEEDS_MODEL:
         section |= {"model": folder, "num_threads": num_threads}
@@ -104,6 +102,8 @@ def _assemble(
     drafts: bool,
     progress: Callable[[str], None],
 ) -> EdgeModel:
+    if folder is not None and not folder.is_dir():
+        raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
     return EdgeModel(
         tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
         drafter=_load(section, progress) if drafts else None,

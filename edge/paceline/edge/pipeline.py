@@ -12,10 +12,11 @@ from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
-from paceline.common.messages import Close, FillPolicy, Provisional, ServerMessage
+from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
+from paceline.common.trees import chain
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafting import Drafted
 from paceline.edge.flight import Flight
@@ -133,6 +134,7 @@ class _Pipeline:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._run.report.finish_reason = self._session.finish_reason
         self._run.report.hops = self._session.hops
+        self._run.report.round_trip_s = self._run.estimates.round_trip.typical_s
 
     async def _one_connection(self) -> None:
         async with self._hop.stream() as stream:
@@ -229,6 +231,9 @@ class _Pipeline:
         contradicted = settled.refuted_at is not None
         if self._drafting is not None:
             self._drafting.observe(commit, contradicts=contradicted)
+        if not self._session.num_blocks_in_flight:
+            # Nothing waits over there: what a verdict left of a tree is gone.
+            self._sent_until = self._tail.known
         if settled.refuted_at is not None:
             self._sent_until = self._tail.known
             self._retract(settled.refuted_at)
@@ -252,9 +257,10 @@ class _Pipeline:
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
         never_opened = self._session.opened is None
+        has_begun = self._tail.committed > len(self._request.text)
         if isinstance(error, RemoteError):
             passing = error.status is Status.UNAVAILABLE or (
-                error.status is Status.RESOURCE_EXHAUSTED and not never_opened
+                error.status is Status.RESOURCE_EXHAUSTED and has_begun
             )
             if not passing:
                 raise error
@@ -399,6 +405,14 @@ class _Pipeline:
         window = min(window, self._pacing.max_blocks_in_flight)
         return self._stream is not None and self._session.num_blocks_in_flight < window
 
+    @property
+    def _may_branch(self) -> bool:
+        """Whether a block may be a tree: this verifier takes trees, and no block hangs on this one."""
+        opened = self._session.opened
+        if opened is None or self._session.phase is not EdgePhase.LIVE:
+            return False
+        return Feature.TREE in opened.features and not self._pacing.streams
+
     def _may_echo(self) -> bool:
         """One at a time: it would tell nothing that the one on its way does not."""
         is_live = self._stream is not None and self._session.phase is EdgePhase.LIVE
@@ -407,16 +421,18 @@ class _Pipeline:
     async def _send_block(self, start: int, end: int) -> None:
         piece = self._tail.piece(start, end)
         follows = self._pacing.streams and end < self._request.end - 1
+        branches = piece.branches.leading(self._max_block - len(piece) if self._may_branch else 0)
         block = self._session.block(
             start,
-            piece.token_ids,
-            piece.probs,
+            piece.token_ids + branches.token_ids,
+            piece.probs + branches.probs,
             piece.how,
-            piece.laws,
+            piece.laws + branches.laws,
             base_hash=self._tail.text.hash_at(start),
+            parents=chain(len(piece)) + branches.parents if branches.parents else (),
             more_follows=follows,
         )
-        self._flight.add(end, end - start, self._unsent_draft_s, self._loop.time())
+        self._flight.add(end, len(block), self._unsent_draft_s, self._loop.time())
         self._unsent_draft_s = 0.0
         self._sent_until = max(self._sent_until, end)
         if self._stream is not None:

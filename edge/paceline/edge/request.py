@@ -156,6 +156,8 @@ class Report:
     num_passes: int = 0
     """Passes of the last hop's model that moved the text."""
     num_reconnects: int = 0
+    round_trip_s: float = 0.0
+    """Of the link to the next hop, as measured; 0 where nothing measured it."""
     hops: tuple[HopReport, ...] = ()
     """What each hop above did for this text since its stream was opened, in order."""
     decisions: list[Decision] = field(default_factory=list)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from paceline.common.drafter import Proposal
+from paceline.common.drafter import Branches, Proposal
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.tokens import How
@@ -36,6 +36,8 @@ class Tail:
         self.how = How.ONE_HOT
         self._probs: deque[float] = deque()
         self._laws: deque[QuantisedLaw] = deque()
+        self._tree = Proposal(0, (), (), self.how)
+        """The proposal written last onto the committed text itself."""
 
     def __len__(self) -> int:
         """Drafted tokens."""
@@ -64,6 +66,8 @@ class Tail:
         ):
             return 0
         self.how = proposal.how
+        if proposal.base == self.committed:
+            self._tree = proposal
         self.text.extend(proposal.token_ids[overlap:])
         self._probs.extend(proposal.probs[overlap:])
         self._laws.extend(proposal.laws[overlap:])
@@ -96,7 +100,10 @@ class Tail:
         self.text.truncate(length)
 
     def piece(self, start: int, end: int) -> Proposal:
-        """The drafted tokens from absolute position `start` up to `end`."""
+        """The drafted tokens from absolute position `start` up to `end`; with their branches, if they are one whole
+        proposal right after the committed text."""
+        tree = self._tree
+        is_whole = tree.base == start == self.committed == self.known and len(tree) == end - start
         indices = range(start - self.known, end - self.known)
         return Proposal(
             base=start,
@@ -104,4 +111,5 @@ class Tail:
             probs=tuple(self._probs[index] for index in indices),
             how=self.how,
             laws=tuple(self._laws[index] for index in indices) if self._laws else (),
+            branches=tree.branches if is_whole else Branches(),
         )

@@ -153,7 +153,7 @@ class Passage:
         self._news.set()
 
     def _steer(self, base: int, token_ids: tuple[int, ...] = ()) -> None:
-        self._to_own.put_nowait(Steer(base, token_ids, self._horizon))
+        self._to_own.put_nowait(Steer(base, token_ids, self._horizon, self._session.committed))
 
     # --- the hop above ------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Passage:
                 own,
                 bytes_up=report.traffic.bytes_up,
                 bytes_down=report.traffic.bytes_down,
-                round_trip_s=self._client.estimates.round_trip.typical_s,
+                round_trip_s=report.round_trip_s,
                 num_reconnects=report.num_reconnects,
             )
         self.answer(Finished(reason, self._session.committed, (own, *above)))

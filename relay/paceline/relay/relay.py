@@ -20,6 +20,7 @@ from paceline.common.messages import (
     Description,
     Draining,
     ErrorMessage,
+    Feature,
     Open,
     ServerMessage,
 )
@@ -146,7 +147,7 @@ class Relay:
             max_sessions=min(above.max_sessions, own.max_sessions),
             max_draft_tokens=own.max_draft_tokens,
             rules=tuple(rule for rule in above.rules if rule in own.rules),
-            features=above.features & own.features,
+            features=(above.features & own.features) - {Feature.TREE},
             active_sessions=self.num_sessions,
             hops=(replace(own.hops[0], name=self.name), *above.hops),
         )

@@ -89,6 +89,20 @@ def build_model(shape: ModelShape, *, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(llama_config(shape))
 
 
+def shape_of(model: LlamaForCausalLM) -> ModelShape:
+    """The shape of an existing model."""
+    config = model.config
+    return ModelShape(
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+        mlp_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+    )
+
+
 def num_parameters(model: torch.nn.Module) -> int:
     """Parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -122,7 +122,14 @@ def _run_lines(facts: RunFacts | None) -> list[str]:
         facts.kind
     ]
     line = f"{what}: {facts.steps} steps, {facts.tokens:,} tokens, {facts.elapsed_s / 60:.0f} minutes"
-    return [*_run_lines(facts.start), line]
+    return [*_run_lines(facts.start), *_pruning_line(facts.kept_layers), line]
+
+
+def _pruning_line(kept_layers: tuple[int, ...] | None) -> list[str]:
+    """What was cut between two runs, if anything was."""
+    if kept_layers is None:
+        return []
+    return [f"pruning: layers {', '.join(map(str, kept_layers))} of the above were kept, counted from 0"]
 
 
 def _loss(loss: HeldoutLoss) -> str:

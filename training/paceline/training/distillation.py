@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from paceline.training.architecture import ModelShape, build_model
+from paceline.training.architecture import ModelShape, build_model, shape_of
 from paceline.training.corpus import CorpusConfig, build_corpus
 from paceline.training.errors import TrainingError
 from paceline.training.generation import Transcript
-from paceline.training.growth import grow, shape_of
 from paceline.training.loop import RunSettings, run_steps
 from paceline.training.packing import RowSampler, TokenStream
+from paceline.training.pruning import prune
 from paceline.training.reporting import Reporter
 from paceline.training.storage import RunFacts, load_facts, load_model, save_model
 from paceline.training.tokenizer import encode_modules, load_tokenizer, save_tokenizer
@@ -24,6 +24,9 @@ from paceline.training.transcripts import Portion, cached_portion, join
 
 LEFTOVER_FLOOR = 1e-5
 """Least mass of the lumped rest of a law; keeps its logarithm finite."""
+
+PRUNING_WINDOWS = 32
+"""Windows of the target's text on which layers to keep are chosen."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class DistillConfig:
     start: Path | None = None
     """Folder of a trained draft model to begin with."""
     shape: ModelShape | None = None
-    """Shape of the draft model; needed when ``start`` is not given. If both are, ``start`` is grown to it."""
+    """Shape of the draft model; needed when ``start`` is not given. If both are, ``start`` is pruned to it."""
     weights: LossWeights = field(default_factory=LossWeights)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
 
@@ -74,9 +77,21 @@ class Pool:
 
     def batch(self, index: int) -> Transcript:
         """Batch number ``index``."""
-        rows = self.sampler.rows(index)
-        whole = self.transcript
-        return Transcript(whole.token_ids[rows], whole.law_ids[rows], whole.law_log_probs[rows])
+        return self.transcript.take(self.sampler.rows(index))
+
+    def sample(self, count: int) -> Transcript:
+        """About ``count`` windows, or all if there are fewer, spread evenly over the portions."""
+        return self.transcript.take(slice(None, None, max(1, len(self.transcript) // count)))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a draft model's first weights come from."""
+
+    start: RunFacts | None = None
+    """The run that made them; ``None`` for fresh ones, or a model made elsewhere."""
+    kept_layers: tuple[int, ...] | None = None
+    """Which layers of that model were kept, if not all."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +132,13 @@ def distill(config: DistillConfig) -> RunFacts:
     tokenizer = load_tokenizer(config.target)
     corpus = build_corpus(config.corpus)
     stream = encode_modules(tokenizer, corpus.train)
-    model, start = _starting_model(config)
     with Reporter(config.output.name) as reporter:
+        short = _pool(config, config.short, target, stream, reporter)
+        model, origin = _starting_model(config, short, reporter)
         objective = DistillationObjective(
             model=model,
             forward=maybe_compiled(model, config.run),
-            short=_pool(config, config.short, target, stream, reporter),
+            short=short,
             long=_pool(config, config.long, target, stream, reporter),
             heldout=cached_portion(
                 target,
@@ -142,7 +158,9 @@ def distill(config: DistillConfig) -> RunFacts:
             run_key=_run_key(config, target, model),
             reporter=reporter,
         )
-    facts = RunFacts("distilled", progress.step, progress.tokens, progress.elapsed_s, start)
+    facts = RunFacts(
+        "distilled", progress.step, progress.tokens, progress.elapsed_s, origin.start, origin.kept_layers
+    )
     save_model(model, config.output, facts)
     save_tokenizer(tokenizer, config.output, max_length=model.config.max_position_embeddings)
     return facts
@@ -163,15 +181,18 @@ def _check(config: DistillConfig) -> None:
             )
 
 
-def _starting_model(config: DistillConfig) -> tuple[LlamaForCausalLM, RunFacts | None]:
-    """The draft model to begin with, and how it was trained so far."""
-    if config.start is not None:
-        model, facts = load_model(config.start), load_facts(config.start)
-        if config.shape is not None and config.shape != shape_of(model):
-            model = grow(model, config.shape, seed=config.run.seed)
-        return model, facts
-    assert config.shape is not None  # Checked before.
-    return build_model(config.shape, seed=config.run.seed), None
+def _starting_model(config: DistillConfig, text: Pool, reporter: Reporter) -> tuple[LlamaForCausalLM, Origin]:
+    """The draft model to begin with, and where it comes from; layers are chosen on ``text``."""
+    if config.start is None:
+        assert config.shape is not None  # Checked before.
+        return build_model(config.shape, seed=config.run.seed), Origin()
+    model, facts = load_model(config.start), load_facts(config.start)
+    if config.shape is None or config.shape == shape_of(model):
+        return model, Origin(facts)
+    sample = text.sample(PRUNING_WINDOWS)
+    model, kept = prune(model, config.shape, lambda pruned: agreement(pruned, sample)["divergence"])
+    reporter.line(f"layers kept: {', '.join(map(str, kept))}")
+    return model, Origin(facts, kept)
 
 
 def _pool(

@@ -37,6 +37,10 @@ class Transcript:
         """Tokens predicted."""
         return self.law_ids.shape[0] * self.law_ids.shape[1]
 
+    def take(self, rows: torch.Tensor | slice) -> "Transcript":
+        """Only some of the windows."""
+        return Transcript(self.token_ids[rows], self.law_ids[rows], self.law_log_probs[rows])
+
 
 class PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer in a buffer of known length.

@@ -47,16 +47,16 @@ class Recipe:
     """Plain training: of the target, and of draft models that do not start from nothing."""
     distilled: dict[str, tuple[Stage, ...]]
     """Distillation of every model but the target."""
-    grown: dict[str, str]
-    """Draft models that begin as the first stage of another one, which must be distilled before them."""
+    pruned: tuple[str, ...]
+    """Draft models that begin as the target with fewer layers."""
     long: tuple[Portion, ...]
     """Text for the end of every stage."""
     heldout: Portion
     """Held-out text that every stage is measured on as it runs."""
     weights: LossWeights
     prompts: PromptPlan
-    date: str
-    """When the shipped weights were trained, ISO."""
+    dates: dict[str, str]
+    """When each model's shipped weights were trained, ISO."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,19 @@ OWN_TEXT = (
 )
 """Mostly text that the target wrote: how it goes on once it has begun to repeat itself."""
 
+FIRST_WORDS = (
+    Portion(windows=2048, length=256, temperature=0.0, prompt_tokens=(48, 112, 176)),
+    Portion(windows=2048, length=256, temperature=0.7, prompt_tokens=(48, 112, 176)),
+    Portion(windows=1024, length=256, temperature=1.0, prompt_tokens=(48, 112, 176)),
+)
+"""What the target writes just after a longer prompt, which is where a draft model is used."""
+
 SHIPPED = Recipe(
     vocab_size=2048,
     target="base",
     shapes={
         "base": ModelShape(hidden_size=256, num_layers=8, num_heads=4, num_kv_heads=2, mlp_size=704),
-        "mid": ModelShape(hidden_size=128, num_layers=6, num_heads=4, num_kv_heads=2, mlp_size=512),
+        "mid": ModelShape(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=2, mlp_size=704),
         "pico": ModelShape(hidden_size=128, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=352),
     },
     roles={
@@ -132,25 +139,25 @@ SHIPPED = Recipe(
         "mid": (
             Stage(
                 RunSettings(
-                    steps=260,
-                    learning_rate=1.5e-3,
-                    matrix_learning_rate=0.01,
-                    warmup_steps=40,
-                    decay_fraction=0.6,
-                    long_fraction=0.03,
+                    steps=1200,
+                    learning_rate=1e-3,
+                    matrix_learning_rate=0.008,
+                    warmup_steps=20,
+                    decay_fraction=0.65,
+                    long_fraction=0.02,
                     compile=True,
                     threads=1,
                 ),
-                OWN_TEXT,
+                OWN_TEXT + FIRST_WORDS,
             ),
         ),
     },
-    grown={"mid": "pico"},
+    pruned=("mid",),
     long=(Portion(windows=96, length=2048, temperature=None, batch=8),),
     heldout=Portion(windows=64, length=256, temperature=0.0),
     weights=LossWeights(divergence=1.0, variation=1.0, best=0.0),
     prompts=PromptPlan(),
-    date="2026-11-22",
+    dates={"base": "2026-11-22", "pico": "2026-11-22", "mid": "2026-11-25"},
 )
 
 RECIPES = {"shipped": SHIPPED}
@@ -229,11 +236,11 @@ def distill_config(recipe: Recipe, workshop: Workshop, model: str, index: int) -
 
 
 def _stage_start(recipe: Recipe, workshop: Workshop, model: str, index: int) -> Path | None:
-    """Folder of the model a stage begins with: the stage before, the parent's first stage, or plain training."""
+    """Folder of the model a stage begins with: the stage before, the target to prune, or plain training."""
     if index > 0:
         return _stage_output(recipe, workshop, model, index - 1)
-    if model in recipe.grown:
-        return _stage_output(recipe, workshop, recipe.grown[model], 0)
+    if model in recipe.pruned:
+        return workshop.models / recipe.target
     return workshop.plain(model) if model in recipe.plain else None
 
 
@@ -249,7 +256,7 @@ def card_config(recipe: Recipe, workshop: Workshop, model: str, *, recipe_name: 
     return CardConfig(
         model=workshop.models / model,
         recipe_command=f"python -m paceline.training --recipe {recipe_name}",
-        date=recipe.date,
+        date=recipe.dates[model],
         role=recipe.roles[model],
         target=None if is_target else workshop.models / recipe.target,
         prompts=tuple(prompt.prompt for prompt in read_prompts(workshop.prompts)[:CARD_PROMPTS]),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
@@ -34,6 +35,8 @@ class RunFacts:
     """Wall time of training, in seconds."""
     start: "RunFacts | None"
     """The run whose weights this one began with."""
+    kept_layers: tuple[int, ...] | None = None
+    """Which of that run's layers, if it did not begin with all of them."""
 
 
 def save_model(model: LlamaForCausalLM, folder: Path, facts: RunFacts) -> None:
@@ -73,12 +76,13 @@ def load_facts(folder: Path) -> RunFacts | None:
     return _facts(json.loads(path.read_text())) if path.is_file() else None
 
 
-def _facts(values: dict[str, object] | None) -> RunFacts | None:
+def _facts(values: dict[str, Any] | None) -> RunFacts | None:
     """Rebuild nested facts from JSON."""
     if values is None:
         return None
-    start = values.pop("start")
-    return RunFacts(**values, start=_facts(start))  # type: ignore[arg-type]  # JSON carries no types.
+    kept = values.pop("kept_layers", None)  # Runs that kept all layers need not say so.
+    start = _facts(values.pop("start"))
+    return RunFacts(**values, start=start, kept_layers=None if kept is None else tuple(kept))
 
 
 def _declare_float32(path: Path) -> None:

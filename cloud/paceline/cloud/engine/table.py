@@ -108,8 +108,7 @@ class TableEngine:
             return self._run_tree(row, text)
         text.extend(row.token_ids)
         ends = range(len(text) - row.num_logits + 1, len(text) + 1)
-        logits = [self._logits(text.hash_at(end)) for end in ends]
-        return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))
+        return self._rows([text.hash_at(end) for end in ends])
 
     def _run_tree(self, row: Row, text: Prefix) -> NumpyLogitRows:
         num_text = len(row.token_ids) - len(row.parents)
@@ -118,6 +117,8 @@ class TableEngine:
         for parent, token_id in zip(row.parents, row.token_ids[num_text:], strict=True):
             hashes.append(extend_hash(hashes[num_text + parent], token_id))
         text.extend(row.token_ids[num_text : row.num_kept])
-        wanted = hashes[len(hashes) - row.num_logits :]
-        logits = [table_logits(one, self.vocab_size, self.seed, self.spread) for one in wanted]
+        return self._rows(hashes[len(hashes) - row.num_logits :])
+
+    def _rows(self, hashes: Sequence[int]) -> NumpyLogitRows:
+        logits = [self._logits(one) for one in hashes]
         return NumpyLogitRows(np.stack(logits) if logits else np.empty((0, self.vocab_size), np.float32))

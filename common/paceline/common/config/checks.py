@@ -26,6 +26,8 @@ DRAFTER_OPTIONS: dict[str, tuple[str, ...]] = {
     "cascade": ("drafters", "tokens"),
     "vertical": ("drafters", "num_guesses"),
     "adaptive": ("drafters", "lengths"),
+    "siblings": ("drafters",),
+    "union": ("drafters",),
 }
 """Keys each built-in drafter reads beside `kind` and `num_speculative_tokens`."""
 TARGET_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -178,22 +180,24 @@ def _check_parts(drafter: DrafterSection, path: Path) -> Iterator[Finding]:
             f"{num_shares} numbers do not share a block between {len(parts)} drafters",
             "one per drafter; the last may be left out and writes the rest",
         )
+    if drafter.kind in _AT_LEAST_TWO and len(parts) < 2:
+        yield Finding((*path, "drafters"), "has at least two drafters", _AT_LEAST_TWO[drafter.kind])
     if drafter.kind == "vertical":
         yield from _check_readers(parts, path)
 
 
+_AT_LEAST_TWO = {
+    "vertical": "add who guesses for the model",
+    "siblings": "add another, or name this one alone",
+    "union": "add another, or name this one alone",
+}
+"""Kinds that are nothing with one drafter, and what to do about it."""
 _READERS = ("onnx", "torch", "table")
 """Built-in drafters that can check another's guesses."""
 
 
 def _check_readers(parts: tuple[DrafterSection, ...], path: Path) -> Iterator[Finding]:
     """All but the last of a vertical cascade read guesses; what another package's can do shows when it is loaded."""
-    if len(parts) < 2:
-        yield Finding(
-            (*path, "drafters"),
-            "a vertical cascade has at least two drafters",
-            "add who guesses for the model",
-        )
     for index, part in enumerate(parts[:-1]):
         if part.kind in DRAFTER_OPTIONS and part.kind not in _READERS:
             yield Finding(

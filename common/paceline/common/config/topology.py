@@ -118,8 +118,8 @@ class DrafterSection(_Section):
     """What writes ahead."""
 
     kind: Text
-    """`onnx`, `torch`, `ngram`, `table`; `cascade`, `vertical` or `adaptive` of several `drafters`; or the name another
-    installed package registered."""
+    """`onnx`, `torch`, `ngram`, `table`; `cascade`, `vertical`, `adaptive`, `siblings`, `union` of several `drafters`;
+    or the name another installed package registered."""
     num_speculative_tokens: SpeculativeTokens = "auto"
     """Tokens per block; `auto` adapts to cost and acceptance."""
     model: Text | None = None
@@ -147,7 +147,7 @@ class DrafterSection(_Section):
     own_seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None = None
     """Which errors it makes (table)."""
     drafters: Annotated[tuple["DrafterSection", ...], Field(min_length=1, max_length=8)] | None = None
-    """What it is made of, the largest first (cascade, vertical, adaptive)."""
+    """What it is made of, the largest first (cascade, vertical, adaptive, siblings, union)."""
     tokens: Annotated[tuple[Count, ...], Field(max_length=8)] | None = None
     """Most tokens of a block each of `drafters` writes; the last may be left out and writes the rest (cascade)."""
     num_guesses: Count | None = None

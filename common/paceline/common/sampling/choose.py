@@ -45,16 +45,17 @@ class Chooser:
         self._params = params
         self.seed = seed
         self._vocab_size = vocab_size
-        self._sibling = 0
+        self._sibling: int | None = None
 
     def for_sibling(self, sibling: int) -> Self:
         """The same choices for another drafter of the same text: what it draws in private is its own.
 
         Args:
-            sibling: Its place in the fixed order of the drafters; 0 draws what a lone drafter draws.
+            sibling: Its place in the fixed order of the drafters, below 256; 0 draws what a lone drafter draws.
         """
         other = copy(self)
-        other._sibling = sibling
+        # Where drafters are made of drafters, places are told apart level by level.
+        other._sibling = sibling if self._sibling is None else 256 * (self._sibling + 1) + sibling
         return other
 
     @property
@@ -91,7 +92,7 @@ class Chooser:
     def _choose(self, row: NDArray[np.float32], position: int, history: History) -> Choice:
         if self._rule is Rule.REJECTION:
             law = quantise(target_law(row, self._params, history))
-            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT, self._sibling))
+            token_id = sample(law, uniform(self.seed, position, Purpose.DRAFT, self._sibling or 0))
             return Choice(token_id, law.prob(token_id), law)
         if self._params.is_greedy:
             return self._greedy(row, history)

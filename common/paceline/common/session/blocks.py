@@ -145,30 +145,33 @@ class DeadEnds:
     def __init__(self) -> None:
         self._prefixes: set[tuple[int, int]] = set()
 
-    def stale(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
-        """Indices of blocks that can never become usable; remembers what they would have led to."""
-        self._forget_until(len(text))
+    def stale(self, text: Prefix, blocks: Sequence[Draft], final_length: int) -> set[int]:
+        """Indices of blocks that can never become usable; remembers what they would have led to.
+
+        Args:
+            final_length: of the part of the text that will never change; what stands beyond may be taken back.
+        """
         found: set[int] = set()
-        new = set(merge(text, blocks, max_tokens=0).stale) | self._continuing(blocks)
+        new = set(merge(text, blocks, max_tokens=0).stale) | self._continuing(text, blocks)
         while new:
             for index in new:
                 self._prefixes.update(_leads_to(blocks[index], len(text)))
             found |= new
-            new = self._continuing(blocks) - found
-        self._forget_until(len(text))
+            new = self._continuing(text, blocks) - found
+        self._prefixes = {one for one in self._prefixes if one[0] > final_length}
         return found
 
     def bury(self, text: Prefix, length: int) -> None:
         """The text is about to be cut to `length`: what stood beyond is not to be."""
         self._prefixes.update((end, text.hash_at(end)) for end in range(length + 1, len(text) + 1))
 
-    def _forget_until(self, length: int) -> None:
-        """Prefixes no longer than the text are compared with it, and may even have come back."""
-        self._prefixes = {one for one in self._prefixes if one[0] > length}
-
-    def _continuing(self, blocks: Sequence[Draft]) -> set[int]:
+    def _continuing(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
+        """Blocks after a dead prefix. One that stands in the text now has come back to life."""
         return {
-            index for index, block in enumerate(blocks) if (block.base, block.prefix_hash) in self._prefixes
+            index
+            for index, block in enumerate(blocks)
+            if (block.base, block.prefix_hash) in self._prefixes
+            and not (block.base <= len(text) and text.hash_at(block.base) == block.prefix_hash)
         }
 
 

@@ -370,5 +370,5 @@ class EdgeSession:
 
     def _settle(self, blocks_settled: int) -> None:
         self._settled = max(self._settled, min(blocks_settled, self._sent))
-        stale = self._dead_ends.stale(self.known, self._in_flight)
+        stale = self._dead_ends.stale(self.known, self._in_flight, len(self.committed))
         self._in_flight = [block for index, block in enumerate(self._in_flight) if index not in stale]

@@ -39,6 +39,8 @@ class RelaySession:
     def __init__(self, request: Open, stop_token_ids: frozenset[int]) -> None:
         self.text = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
         self.committed = len(self.text)
+        self.num_rewrites = 0
+        """Times a hop above made the text another one; the own model has to be told of each."""
         self.report = HopReport()
         """What the relay's own model did for this text."""
         self._num_prompt = len(request.prompt_token_ids)
@@ -58,31 +60,21 @@ class RelaySession:
     # --- from the relay's own model -----------------------------------------------------------------------------------
 
     def on_written(self, written: Written) -> Provisional:
-        """Take over what the own model says, as far as it continues the text; the answer also gives credit back."""
+        """Take over what the own model says, unless the text was rewritten meanwhile. The answer also gives credit."""
         verdict = written.verdict
-        self._count(verdict, len(written.token_ids))
-        num_known = self._num_known(written)
-        if num_known is None:
+        if not written.is_repeated:
+            self._count(verdict, len(written.token_ids))
+        if written.num_rewrites != self.num_rewrites:
             return self.credit(verdict)
-        base = len(self.text)
-        fresh = written.token_ids[num_known:]
-        self.text.extend(fresh)
+        assert verdict.base == len(self.text), "between rewrites both hold one text"
+        self.text.extend(written.token_ids)
         laws = written.laws or (None,) * len(written.token_ids)
-        said = [_Said(prob, law) for prob, law in zip(written.probs, laws, strict=True)]
-        self._said.extend(said[num_known:])
+        self._said.extend(_Said(*one) for one in zip(written.probs, laws, strict=True))
         self._how = written.how
-        num_told = len(fresh) - (verdict.next_token_id is not None)
+        num_told = len(written.token_ids) - (verdict.next_token_id is not None)
+        # Every token is named, so no node of a tree need be.
         return Provisional(
-            replace(
-                verdict,
-                base=base,
-                num_accepted=max(verdict.num_accepted - num_known, 0),
-                num_judged=max(verdict.num_judged - num_known, 0),
-                filled_token_ids=fresh[: max(num_told, 0)],
-                next_token_id=verdict.next_token_id if num_told >= 0 else None,
-                next_origin=verdict.next_origin if num_told >= 0 else None,
-                accepted_node=None,  # every token is named
-            )
+            replace(verdict, filled_token_ids=written.token_ids[:num_told], accepted_node=None)
         )
 
     def credit(self, verdict: Verdict) -> Provisional:
@@ -90,14 +82,6 @@ class RelaySession:
         return Provisional(
             Verdict(len(self.text), blocks_settled=verdict.blocks_settled, queue_s=verdict.queue_s)
         )
-
-    def _num_known(self, written: Written) -> int | None:
-        """How many of its tokens stand in the text already; None if it continues, or says, something else."""
-        base = written.verdict.base
-        if base > len(self.text) or self.text.hash_at(base) != written.prefix_hash:
-            return None
-        known = tuple(self.text[base : base + len(written.token_ids)])
-        return len(known) if known == written.token_ids[: len(known)] else None
 
     def _count(self, verdict: Verdict, num_tokens: int) -> None:
         past = self.report
@@ -113,7 +97,8 @@ class RelaySession:
     # --- from the hop above -------------------------------------------------------------------------------------------
 
     def on_commit(self, commit: Commit) -> tuple[Verdict | Provisional | None, bool]:
-        """Follow the hop above. What to tell the hop below, and whether the text is another one now."""
+        """Follow the hop above. What to tell the hop below, and whether the text is another one now, which then ends
+        with the commit."""
         num_same = 0
         for at, token_id in enumerate(commit.token_ids, commit.position):
             if at >= len(self.text) or self.text[at] != token_id:
@@ -141,6 +126,7 @@ class RelaySession:
         return Provisional(replace(verdict, base=commit.position + num_same, num_accepted=0)), True
 
     def _rewrite(self, position: int, token_ids: tuple[int, ...]) -> None:
+        self.num_rewrites += 1
         num_kept = position - self.committed
         while len(self._said) > num_kept:
             self._said.pop()

@@ -10,9 +10,10 @@ own: coins shared with the hop above would correlate its choices with their acce
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from paceline.common.acceptance import Judgement, judge
-from paceline.common.messages import ServerMessage
+from paceline.common.messages import Feature, ServerMessage
 from paceline.common.sampling.noise import Purpose, key
 from paceline.common.sampling.opinion import OpinionRows, QuantisedOpinionRows
 from paceline.common.sampling.quantised import QuantisedLaw
@@ -21,7 +22,17 @@ from paceline.common.session.blocks import orphans
 from paceline.common.session.limits import Limits
 from paceline.common.session.steering import Answer, Steer, Steered, Written
 from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
-from paceline.common.tokens import Draft, How, Rule, Verdict
+from paceline.common.tokens import Draft, How, Origin, Rule, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the own model thought of a token."""
+
+    prob: float
+    law: QuantisedLaw | None
+    is_accepted: bool
+    """The hop below drafted it."""
 
 
 class SteeredSession(VerifierSession):
@@ -34,32 +45,53 @@ class SteeredSession(VerifierSession):
 
     def __init__(self, opening: Steered, limits: Limits) -> None:
         super().__init__(opening.request, limits)
-        self.horizon = len(self.text)
+        self.features -= {Feature.TREE}  # what it says becomes a chain, and so must be what it is asked
+        self.horizon = self._final_length = len(self.text)
         request = opening.request
+        self._num_rewrites = 0
         self._is_rejection = request.rule is Rule.REJECTION
         self._dice_seed = (
             key(request.seed, opening.depth, Purpose.RELAY) if self._is_rejection else request.seed
         )
-        self._said: tuple[tuple[float, QuantisedLaw | None], ...] = ()
+        self._said: dict[int, _Said] = {}
+        """By position, for as long as the text there may change."""
 
-    def steer(self, message: Steer) -> list[ServerMessage]:
-        """Follow the hops above; an empty verdict gives back the credit of blocks that became stale."""
-        for at, token_id in enumerate(message.token_ids, message.base):
+    def steer(self, message: Steer) -> list[Answer]:
+        """Follow the hops above. What was written beyond a rewrite that agrees with it is said again, for the relay
+        heeds nothing from before; an empty verdict gives back the credit of blocks that became stale."""
+        answers: list[Answer] = []
+        if message.token_ids:
+            self._rewrite(message.base, message.token_ids)
+            end = message.base + len(message.token_ids)
+            answers += [self._repeated(end)] if len(self.text) > end else []
+        self.horizon, self._final_length = message.horizon, message.final_length
+        for position in [one for one in self._said if one < self._final_length]:
+            del self._said[position]
+        if self._drop_stale():
+            answers.append(Verdict(base=len(self.text), blocks_settled=self._settled))
+        return answers
+
+    def _rewrite(self, base: int, token_ids: tuple[int, ...]) -> None:
+        self._num_rewrites += 1
+        for at, token_id in enumerate(token_ids, base):
+            if at < len(self.text) and self.text[at] == token_id:
+                continue
             if at < len(self.text):
-                if self.text[at] == token_id:
-                    continue
                 self._truncate(at)
             self.text.append(token_id)
             self.history.push(token_id)
-        self.horizon = message.horizon
-        return [Verdict(base=len(self.text), blocks_settled=self._settled)] if self._drop_stale() else []
 
     def _truncate(self, length: int) -> None:
         self.fence += 1
         self._dead_ends.bury(self.text, length)
         self.text.truncate(length)
         self.history.truncate(length - len(self.request.prompt_token_ids))
-        self._cached = min(self._cached, length)
+        self._cached = min(self._cached, length - 1)  # the last token is always run again
+
+    @property
+    def final_length(self) -> int:
+        """See `VerifierSession.final_length`."""
+        return self._final_length
 
     def _drop_stale(self) -> bool:
         """See `VerifierSession._drop_stale`. A text that may be cut can have been past what a block continues and be
@@ -97,23 +129,37 @@ class SteeredSession(VerifierSession):
             if judgement.next_token_id is not None:
                 token_ids.append(judgement.next_token_id)
             judged_by = (0, *(node + 1 for node in path))
-            self._said = tuple(rows.said(*one) for one in zip(judged_by, token_ids, strict=False))
+            for place, (row, token_id) in enumerate(zip(judged_by, token_ids, strict=False)):
+                is_accepted = place < len(path) and not work.is_own
+                self._said[draft.base + place] = _Said(*rows.said(row, token_id), is_accepted)
         return judgement
 
     def on_judged(
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
     ) -> list[Answer]:
         """See `VerifierSession.on_judged`; a verdict becomes a draft for the hop above."""
-        base = len(self.text)
-        prefix_hash = self.text.hash_at(base)
         answers = super().on_judged(work, judgement, verify_s, queue_s)
-        return [self._written(one, prefix_hash) if isinstance(one, Verdict) else one for one in answers]
+        return [self._written(one) if isinstance(one, Verdict) else one for one in answers]
 
-    def _written(self, verdict: Verdict, prefix_hash: int) -> Written:
+    def _written(self, verdict: Verdict) -> Written:
         token_ids = tuple(self.text[verdict.base :])
-        said = self._said[: len(token_ids)]
-        laws = tuple(law for _, law in said if law is not None)
-        return Written(prefix_hash, verdict, token_ids, tuple(prob for prob, _ in said), self._how, laws)
+        said = [self._said[position] for position in range(verdict.base, len(self.text))]
+        laws = tuple(one.law for one in said if one.law is not None)
+        probs = tuple(one.prob for one in said)
+        return Written(self._num_rewrites, verdict, token_ids, probs, self._how, laws)
+
+    def _repeated(self, base: int) -> Written:
+        *filled, last = self.text[base:]
+        is_accepted = [self._said[position].is_accepted for position in range(base, len(self.text))]
+        verdict = Verdict(
+            base=base,
+            num_accepted=(*is_accepted[:-1], False).index(False),
+            next_token_id=last,
+            next_origin=Origin.FILLED,
+            blocks_settled=self._settled,
+            filled_token_ids=tuple(filled),
+        )
+        return replace(self._written(verdict), is_repeated=True)
 
     @property
     def _how(self) -> How:

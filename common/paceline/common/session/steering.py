@@ -22,23 +22,27 @@ class Steer:
 
     base: int
     token_ids: tuple[int, ...]
-    """The text from `base` on. What stands beyond is kept while nothing contradicts it."""
+    """The text from `base` on: a rewrite. Empty if the text stays as it is."""
     horizon: int
     """Absolute position from which on nothing is to be begun."""
+    final_length: int
+    """Length of the text that no hop will change any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     """What the model of a steered session said in one step, as a draft for the hop above."""
 
-    prefix_hash: int
-    """Of the text before it."""
+    num_rewrites: int
+    """Rewrites the session had heard of: what was written before one is not to be."""
     verdict: Verdict
     token_ids: tuple[int, ...]
     """All tokens of the verdict."""
     probs: tuple[float, ...]
     how: How
     laws: tuple[QuantisedLaw, ...]
+    is_repeated: bool = False
+    """Said before a rewrite, and it still stands."""
 
 
 Answer = ServerMessage | Written

@@ -211,6 +211,11 @@ class VerifierSession:
                 return True
 
     @property
+    def final_length(self) -> int:
+        """Length of the part of the text that will never change: all of it, but for a relay's."""
+        return len(self.text)
+
+    @property
     def has_usable_draft(self) -> bool:
         """Whether a block of the client's waits that continues the text."""
         return bool(self._waiting) and self._usable_draft()[0] is not None
@@ -244,7 +249,7 @@ class VerifierSession:
 
     def _drop_stale(self) -> bool:
         """Forget waiting blocks the text contains or contradicts; they are settled. Whether there were any."""
-        stale = self._dead_ends.stale(self.text, self._waiting)
+        stale = self._dead_ends.stale(self.text, self._waiting, self.final_length)
         self._waiting = deque(block for index, block in enumerate(self._waiting) if index not in stale)
         self._settled += len(stale)
         return bool(stale)

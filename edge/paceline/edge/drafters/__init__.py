@@ -17,6 +17,8 @@ DRAFTERS: dict[str, str] = {
     "torch": "paceline.edge.drafters.torch:TorchDrafter",
     "ngram": "paceline.edge.drafters.ngram:NgramDrafter",
     "table": "paceline.edge.drafters.table:TableDrafter",
+    "siblings": "paceline.edge.drafters.siblings:SiblingsDrafter",
+    "union": "paceline.edge.drafters.siblings:UnionDrafter",
     "cascade": "paceline.edge.drafters.cascade:CascadeDrafter",
     "vertical": "paceline.edge.drafters.vertical:VerticalDrafter",
     "adaptive": "paceline.edge.drafters.adaptive:AdaptiveDrafter",

@@ -29,11 +29,12 @@ def join(base: int, parts: Iterable[Proposal], how: How) -> Proposal:
         token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
         probs=tuple(prob for part in parts for prob in part.probs),
         how=how,
-        laws=tuple(law for part in parts for law in _laws(part)) if how is How.SAMPLED else (),
+        laws=tuple(law for part in parts for law in laws_of(part)) if how is How.SAMPLED else (),
     )
 
 
-def _laws(part: Proposal) -> tuple[QuantisedLaw, ...]:
+def laws_of(part: Proposal) -> tuple[QuantisedLaw, ...]:
+    """The law of every token of a proposal; one that left nothing to choose has all the weight on itself."""
     if part.how is How.SAMPLED:
         return part.laws
     return tuple(QuantisedLaw((token_id,), (LATTICE,)) for token_id in part.token_ids)

@@ -8,7 +8,8 @@ truly, and what was drawn is kept.
 """
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from paceline.common.drafter import Drafter, DraftSession, Proposal
 from paceline.common.sampling.choose import Choice, Chooser
 from paceline.common.sampling.history import History
 from paceline.common.tokens import How, Rule, SamplingParams
+from paceline.common.trees import chain, depths, problem
 
 SETTINGS: tuple[tuple[Rule, SamplingParams], ...] = (
     (Rule.GREEDY, SamplingParams()),
@@ -151,6 +153,7 @@ def check_proposals_are_sound(case: _Case) -> None:
     case.require(all(0.0 < prob <= 1.0 for prob in proposal.probs), "probabilities are in (0, 1]")
     allowed = {case.chooser().how, How.ONE_HOT}
     case.require(proposal.how in allowed, f"how={proposal.how} is neither the chooser's nor one-hot")
+    check_branches_are_sound(case, proposal)
     if proposal.how is not How.SAMPLED:
         case.require(not proposal.laws, "laws travel with sampled tokens only")
         return
@@ -161,20 +164,40 @@ def check_proposals_are_sound(case: _Case) -> None:
         case.require(is_own, "the probability is the law's own")
 
 
+def check_branches_are_sound(case: _Case, proposal: Proposal) -> None:
+    """What is proposed beside a chain makes a tree with it, and says of each token what the chain says of its own."""
+    branches = proposal.branches
+    num_tokens = len(branches.token_ids)
+    wrong = problem((*chain(len(proposal)), *branches.parents), len(proposal) + num_tokens)
+    case.require(not wrong, f"the branches are no part of a tree: {wrong}")
+    case.require(
+        all(0 <= t < case.vocab_size for t in branches.token_ids), "branch tokens are in the vocabulary"
+    )
+    case.require(len(branches.probs) == num_tokens, "every branch token has its probability")
+    num_laws = num_tokens if proposal.how is How.SAMPLED else 0
+    case.require(len(branches.laws) == num_laws, "branches have laws where the chain has")
+
+
 def check_every_choice_is_kept(case: _Case) -> None:
     """Whatever the chooser drew is in the text: dropping a token for its value biases the target's law
     (E11)."""
     chooser = case.chooser()
     session = case.drafter.start(case.prompt, chooser)
-    written: list[int] = []
+    written: Counter[tuple[int, int]] = Counter()
     for _ in range(16):
-        written += session.propose(2).token_ids
+        written += Counter(_places(session.propose(2)))
     session.close()
     # A drafter may also copy, so not every place has a choice; but every choice has its place, once.
-    places = [position - len(case.prompt) for position, _ in chooser.made]
-    kept = [written[place] if place < len(written) else None for place in places]
-    is_whole = len(set(places)) == len(places) and kept == [token_id for _, token_id in chooser.made]
+    is_whole = not Counter(chooser.made) - written
     case.require(is_whole, "a chosen token was dropped, or chosen twice")
+
+
+def _places(proposal: Proposal) -> Iterator[tuple[int, int]]:
+    """Position and token of everything proposed, branches as well."""
+    branches = proposal.branches
+    parents = (*chain(len(proposal)), *branches.parents)
+    for depth, token_id in zip(depths(parents), proposal.token_ids + branches.token_ids, strict=True):
+        yield proposal.base + depth, token_id
 
 
 def check_keep_going_stops_after_keeping(case: _Case) -> None:
