@@ -10,7 +10,7 @@ from paceline.cloud.desk import Desk, Port, going_away
 from paceline.cloud.engine.table import TableEngine
 from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.hops.first_reachable import FirstReachable
-from paceline.common.messages import Open, ServerMessage
+from paceline.common.messages import Open, Provisional, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
 from paceline.common.session import (
@@ -21,6 +21,7 @@ from paceline.common.session import (
     SteeredSession,
     VerifierPhase,
     VerifierSession,
+    Written,
 )
 from paceline.common.session import blocks as blocks_module
 from paceline.common.session import verifier as verifier_module
@@ -157,19 +158,6 @@ def blocks_survive_a_stream(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EdgeSession, "open", reopen)
 
 
-def dead_ends_survive_a_stream(patch: pytest.MonkeyPatch) -> None:
-    """What one relay contradicted counts as contradicted on every later stream."""
-    right = EdgeSession.open
-
-    def reopen(self: EdgeSession) -> Open:
-        dead_ends = self._dead_ends
-        opening = right(self)
-        self._dead_ends = dead_ends
-        return opening
-
-    patch.setattr(EdgeSession, "open", reopen)
-
-
 def drafts_not_sent_again(patch: pytest.MonkeyPatch) -> None:
     """What was sent on a lost stream is taken for sent on the next."""
     right = _Pipeline._connect
@@ -211,14 +199,15 @@ def relay_forgets_to_steer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Passage, "_steer", steer)
 
 
-def relay_begins_where_it_was(patch: pytest.MonkeyPatch) -> None:
-    """After its stream broke a relay sends on from where it was, not from where the text is."""
-    patch.setattr(Passage, "begin_anew", lambda self, text: None)
-
-
 def relay_trusts_its_model(patch: pytest.MonkeyPatch) -> None:
     """What the relay's model said is taken over although the text has changed since."""
-    patch.setattr(RelaySession, "_num_known", lambda self, written: 0)
+    right = RelaySession.on_written
+
+    def on_written(self: RelaySession, written: Written) -> Provisional:
+        verdict = replace(written.verdict, base=len(self.text))
+        return right(self, replace(written, verdict=verdict, num_rewrites=self.num_rewrites))
+
+    patch.setattr(RelaySession, "on_written", on_written)
 
 
 def drain_drops_live_texts(patch: pytest.MonkeyPatch) -> None:
@@ -293,12 +282,10 @@ PLANTED: list[Plant] = [
     opinions_survive_a_stream,
     known_text_survives_a_stream,
     blocks_survive_a_stream,
-    dead_ends_survive_a_stream,
     drafts_not_sent_again,
     settled_drafts_not_sent_again,
     orphans_are_waited_for,
     relay_forgets_to_steer,
-    relay_begins_where_it_was,
     relay_trusts_its_model,
     drain_drops_live_texts,
     drain_takes_new_texts,
