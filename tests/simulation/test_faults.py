@@ -30,7 +30,8 @@ from paceline.common.tokens import Draft, FinishReason
 from paceline.edge import pipeline as pipeline_module
 from paceline.edge.pipeline import _Pipeline
 from paceline.relay.passage import Passage
-from paceline.simulation.faults import Violation, run_schedule, world
+from paceline.simulation.faults import Violation, run_schedule
+from paceline.simulation.worlds import world
 
 NUM_FAST = 300
 NUM_SLOW = 20_000

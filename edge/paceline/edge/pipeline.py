@@ -184,13 +184,11 @@ class _Pipeline:
         elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
         if not self._session.num_blocks_in_flight:
-            # A relay may settle a block that its own model contradicts, and a hop above then say that it was right
-            # after all: what of it still stands has to be sent once more.
+            # What a relay settled as wrong, a hop above may have called right: it has to be sent once more.
             self._sent_until = min(self._sent_until, self._tail.known)
         self._wake.set()
 
     def _found(self) -> None:
-        """The verifier took the session."""
         if self._is_lost:
             self._is_lost = False
             self._run.report.num_reconnects += 1
