@@ -62,6 +62,7 @@ class Switched:
 
     def __init__(self, hop: Hop) -> None:
         self.is_away = self.is_silent = self.is_closed = False
+        self.takes_streams = True
         self.num_asked = 0
         self._hop = hop
 
@@ -77,6 +78,8 @@ class Switched:
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
         """Of the hop behind."""
+        if not self.takes_streams:
+            raise Unreachable("away", field="verifier")
         async with self._hop.stream() as stream:
             yield stream
 
@@ -207,6 +210,18 @@ async def test_after_a_stream_that_broke_off_its_hop_is_asked_again() -> None:
         await stream.send(Close())
         assert await stream.receive() is None
     chain.hops["metro"].is_away = True
+
+    assert await chain.who_answers() == "city"
+
+
+async def test_a_hop_that_takes_no_stream_is_asked_again() -> None:
+    """One that answered once and has died since is not tried for ever."""
+    chain = Chain()
+    assert await chain.who_answers() == "metro"
+    chain.hops["metro"].takes_streams = False
+    chain.hops["metro"].is_away = True
+    with pytest.raises(Unreachable):
+        await chain.who_answers()
 
     assert await chain.who_answers() == "city"
 

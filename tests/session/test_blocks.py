@@ -6,7 +6,7 @@ import pytest
 
 from paceline.common.prefix import Prefix, extend_hash
 from paceline.common.sampling.quantised import QuantisedLaw
-from paceline.common.session.blocks import DeadEnds, merge
+from paceline.common.session.blocks import DeadEnds, merge, orphans
 from paceline.common.tokens import Draft, How
 
 TEXT = Prefix([1, 2, 3, 4])
@@ -94,7 +94,7 @@ def test_a_tree_is_usable_at_the_end_of_the_text_and_alone(
     merged = merge(TEXT, blocks, max_tokens=10)
     assert (None if merged.draft is None else merged.draft.token_ids) == tokens
     assert (merged.used, merged.stale) == (used, stale)
-    assert DeadEnds().stale(TEXT, blocks) == set(stale)
+    assert DeadEnds().stale(TEXT, blocks, len(TEXT)) == set(stale)
 
 
 def test_a_tree_is_cut_to_a_tree() -> None:
@@ -135,24 +135,35 @@ def test_blocks_after_a_refuted_draft_are_stale_at_once() -> None:
     refuted, child = block([1, 2, 3], 9, 8), block([1, 2, 3, 9, 8], 7, 6)
     grandchild, late = block([1, 2, 3, 9, 8, 7, 6], 5), block([1, 2, 3, 9, 8, 7, 6, 5], 4)
     dead = DeadEnds()
-    assert dead.stale(TEXT, [grandchild, child, refuted]) == {0, 1, 2}
-    assert dead.stale(TEXT, [late]) == {0}
+    assert dead.stale(TEXT, [grandchild, child, refuted], len(TEXT)) == {0, 1, 2}
+    assert dead.stale(TEXT, [late], len(TEXT)) == {0}
 
 
 def test_blocks_after_a_usable_or_unknown_draft_are_kept() -> None:
     """A block is a dead end only if its prefix is known to be wrong."""
     right, child, stranger = block([1, 2, 3, 4], 5), block([1, 2, 3, 4, 5], 6), block([1, 2, 3, 4, 7], 6)
-    assert DeadEnds().stale(TEXT, [right, child, stranger]) == set()
+    assert DeadEnds().stale(TEXT, [right, child, stranger], len(TEXT)) == set()
 
 
 def test_dead_ends_are_forgotten_once_the_text_is_past_them() -> None:
     """What is remembered lies beyond the text, so it is bounded by what was in flight."""
     dead, text = DeadEnds(), Prefix(TEXT)
-    dead.stale(text, [block([1, 2, 3], 9, 8, 7)])
+    dead.stale(text, [block([1, 2, 3], 9, 8, 7)], len(text))
     assert len(dead._prefixes) == 2
     text.extend([5, 5, 5, 5])
-    dead.stale(text, [])
+    dead.stale(text, [], len(text))
     assert not dead._prefixes
+
+
+def test_orphans_continue_neither_the_text_nor_a_block_before_them() -> None:
+    """Where blocks arrive in order, what an orphan continues is gone for good."""
+    right, child, inside = block([1, 2, 3, 4], 5, 6), block([1, 2, 3, 4, 5, 6], 7), block([1, 2, 3, 4, 5], 8)
+    lost, after_lost = block([1, 2, 3, 4, 7], 6), block([1, 2, 3, 4, 7, 6], 5)
+    stale = block([1, 2, 9], 3, 4)
+    assert orphans(TEXT, [right, child, inside]) == set()
+    assert orphans(TEXT, [lost, right, after_lost, child]) == {0, 2}
+    assert orphans(TEXT, [stale]) == set(), "what contradicts the text is stale, not lost"
+    assert orphans(TEXT, [child, right]) == {0}
 
 
 def test_prefix_hash_is_pinned() -> None:

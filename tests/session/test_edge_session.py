@@ -14,8 +14,10 @@ from paceline.common.messages import (
     Finished,
     Open,
     Opened,
+    Provisional,
     ServerMessage,
 )
+from paceline.common.prefix import Prefix
 from paceline.common.session import EdgePhase, EdgeSession, Limits, Steered, SteeredSession, VerifierSession
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
@@ -246,6 +248,20 @@ def test_reopening_carries_the_text_and_starts_counting_anew() -> None:
     assert (session.num_blocks_in_flight, session.phase) == (0, EdgePhase.OPENING)
     session.receive(Opened(10, 4, 4, committed_length=6, stop_token_ids=(STOP,)))
     assert session.phase is EdgePhase.LIVE
+
+
+def test_what_one_relay_contradicted_another_hop_may_accept() -> None:
+    """After a lost stream blocks are judged anew, those that hang on what a relay had contradicted as well."""
+    session = live()
+    opinion = Verdict(3, next_token_id=8, next_origin=Origin.RECOVERED, blocks_settled=1)
+    session.receive(Provisional(opinion))
+    session.open()
+    session.receive(Opened(10, 4, 4, committed_length=3, stop_token_ids=(STOP,)))
+    session.block(3, (4,), (0.5,), How.ONE_HOT)
+    session.block(4, (5, 6), (0.5,) * 2, How.ONE_HOT, base_hash=Prefix((1, 2, 3, 4)).hash_at(4))
+    commit = session.receive(Verdict(3, 3))
+    assert commit is not None
+    assert commit.token_ids == (4, 5, 6)
 
 
 def test_draining_is_remembered() -> None:

@@ -413,7 +413,6 @@ def keeping_the_cache(session: SteeredSession, length: int) -> None:
         (RelaySession, "on_written", trusting_written),
         (steered_module.SteeredSession, "_truncate", keeping_the_cache),
         (steered_module.SteeredSession, "_repeated", saying_nothing_again),
-        (steered_module.SteeredSession, "final_length", property(lambda session: len(session.text))),
     ],
 )
 def test_planted_bugs_are_caught(

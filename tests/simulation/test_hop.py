@@ -218,3 +218,121 @@ def test_the_round_trip_can_change_in_the_middle() -> None:
         return verifier.heard_s
 
     assert run_virtual(main()) == pytest.approx([1.0, 1.0, 3.1], abs=1e-6)
+
+
+def test_a_link_can_be_cut_one_way() -> None:
+    """What goes up arrives in time, the answer late."""
+
+    async def main() -> tuple[float, float]:
+        verifier = Echo()
+        hop = SimulatedHop(verifier, LinkShape(rtt_s=1.0))
+        hop.cut(5.0, ways=("down",))
+        async with hop.stream() as stream:
+            await stream.send(HELLO)
+            await stream.receive()
+            at_s = now_s()
+        await hop.close()
+        return verifier.heard_s[0], at_s
+
+    assert run_virtual(main()) == pytest.approx((0.5, 5.0), abs=1e-6)
+
+
+def test_a_verifier_may_take_a_stream_for_live_that_its_edge_has_lost() -> None:
+    """What was on its way still reaches it, nothing later does, and it notices when it is told to."""
+
+    async def main() -> tuple[list[float], float | None, int]:
+        verifier = Echo()
+        hop = SimulatedHop(verifier, LinkShape(rtt_s=1.0))
+        async with hop.stream() as stream:
+            await stream.send(HELLO)
+            hop.half_open("verifier", 3.0)
+            await stream.send(HELLO)
+            with pytest.raises(Unreachable):
+                await stream.receive()
+            assert now_s() == pytest.approx(0.0, abs=1e-6)
+        await hop.close()
+        return verifier.heard_s, verifier.ended_s, hop.num_broken
+
+    assert run_virtual(main()) == (
+        [pytest.approx(0.5, abs=1e-6)],
+        pytest.approx(3.0, abs=1e-6),
+        1,
+    )
+
+
+def test_an_edge_may_take_a_stream_for_live_that_its_verifier_has_lost() -> None:
+    """The verifier sees the end, the edge hears nothing until it notices."""
+
+    async def main() -> tuple[float | None, float]:
+        verifier = Echo()
+        hop = SimulatedHop(verifier, LinkShape(rtt_s=1.0))
+        async with hop.stream() as stream:
+            hop.half_open("edge", 3.0)
+            await stream.send(HELLO)
+            with pytest.raises(Unreachable):
+                await stream.receive()
+            lost_s = now_s()
+        await hop.close()
+        return verifier.ended_s, lost_s
+
+    assert run_virtual(main()) == pytest.approx((0.0, 3.0), abs=1e-6)
+
+
+def test_a_link_can_break_between_two_messages() -> None:
+    """Even if both are here already."""
+
+    async def main() -> None:
+        hop = SimulatedHop(Echo(), LinkShape(rtt_s=1.0))
+        hop.cut_after(1, 1.0)
+        async with hop.stream() as stream:
+            await stream.send(HELLO)
+            await stream.send(HELLO)
+            await asyncio.sleep(2)
+            assert isinstance(await stream.receive(), Draining)
+            with pytest.raises(Unreachable):
+                await stream.receive()
+        await hop.close()
+
+    run_virtual(main())
+
+
+def test_what_was_sent_can_arrive_a_second_time() -> None:
+    """As a stream of its own, whose answers the edge never sees."""
+
+    async def main() -> tuple[int, int]:
+        verifier = Echo()
+        hop = SimulatedHop(verifier, LinkShape(rtt_s=1.0))
+        async with hop.stream() as stream:
+            await stream.send(HELLO)
+            hop.repeat(5.0)
+            answers = [await stream.receive()]
+            await asyncio.sleep(2)
+            await stream.send(HELLO)
+            answers.append(await stream.receive())
+        await hop.close()
+        return len(verifier.heard_s), len(answers)
+
+    assert run_virtual(main()) == (3, 2)
+
+
+def test_one_stream_may_overtake_another() -> None:
+    """Each has a lag of its own; within one all stays in order."""
+
+    async def main() -> list[list[float]]:
+        arrivals = []
+        verifier = Echo()
+        hop = SimulatedHop(verifier, LinkShape(rtt_s=1.0, seed=3), lag_s=2.0)
+        for _ in range(4):
+            verifier.heard_s, began_s = [], now_s()
+            async with hop.stream() as stream:
+                for _ in range(3):
+                    await stream.send(HELLO)
+                for _ in range(3):
+                    await stream.receive()
+            arrivals.append([round(at_s - began_s, 6) for at_s in verifier.heard_s])
+        await hop.close()
+        return arrivals
+
+    arrivals = run_virtual(main())
+    assert all(len(set(one)) == 1 and 0.5 <= one[0] <= 2.5 for one in arrivals)
+    assert len({one[0] for one in arrivals}) == 4

@@ -124,13 +124,13 @@ class _Pipeline:
             try:
                 await self._one_connection()
             except (Unreachable, RemoteError) as error:
-                if self._session.phase is EdgePhase.LIVE:
+                if self._stuck_s is None:
                     pause_s = _FIRST_PAUSE_S
                 self._lose(error)
                 if self._is_given_up():
                     self._finish_alone(error)
                     return
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(max(pause_s, error.retry_after_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._run.report.finish_reason = self._session.finish_reason
         self._run.report.hops = self._session.hops
@@ -183,10 +183,12 @@ class _Pipeline:
             self._learn(message.verdict, commit, now_s)
         elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
+        if not self._session.num_blocks_in_flight:
+            # What a relay settled as wrong, a hop above may have called right: it has to be sent once more.
+            self._sent_until = min(self._sent_until, self._tail.known)
         self._wake.set()
 
     def _found(self) -> None:
-        """The verifier took the session."""
         if self._is_lost:
             self._is_lost = False
             self._run.report.num_reconnects += 1

@@ -59,7 +59,8 @@ class Relay:
         )
         """Why nothing can be served, until the hop above has answered."""
         self._above: Description | None = None
-        self._passages: set[Passage] = set()
+        self._passages: dict[Passage, None] = {}
+        """In the order of their beginnings."""
         self._is_draining = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -168,13 +169,13 @@ class Relay:
             return
         if passage is None:
             return
-        self._passages.add(passage)
+        self._passages[passage] = None
         try:
             async with aclosing(passage.run(requests)) as answers:
                 async for message in answers:
                     yield message
         finally:
-            self._passages.discard(passage)
+            self._passages.pop(passage, None)
 
     async def _open(self, requests: AsyncIterator[ClientMessage | PacelineError]) -> Passage | None:
         first = await anext(requests, None)

@@ -1,9 +1,12 @@
 """A link to order within one process, on whatever clock the event loop has."""
 
 import asyncio
+import math
+import random
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 from paceline.common.codec import decode_response, encode_request, encode_response, parse_request
 from paceline.common.errors import PacelineError, Unreachable
@@ -12,6 +15,9 @@ from paceline.common.messages import ClientMessage, Description, ServerMessage
 from paceline.simulation.link import CutKind, Direction, LinkShape
 from paceline.v1 import verifier_pb2 as pb
 
+Way = Literal["up", "down"]
+End = Literal["edge", "verifier"]
+
 
 class SimulatedHop:
     """Connects an edge to a verifier object over a shaped link; messages pass through their wire form.
@@ -19,14 +25,24 @@ class SimulatedHop:
     Args:
         verifier: who answers.
         shape: of the link, for all streams together.
+        lag_s: each way of a stream takes up to so much longer than another's, so that what two streams say may change
+            places; within one all stays in order.
     """
 
-    def __init__(self, verifier: Verifying, shape: LinkShape) -> None:
+    def __init__(self, verifier: Verifying, shape: LinkShape, lag_s: float = 0.0) -> None:
         self._verifier = verifier
+        self._lag_s = lag_s
+        self._dice = random.Random(f"{shape.seed} lag")
         self._loop = asyncio.get_running_loop()
         now_s = self._loop.time()
         self._up, self._down = Direction(shape, "up", now_s), Direction(shape, "down", now_s)
-        self._streams: set[_SimulatedStream] = set()
+        self.num_broken = 0
+        """Streams that broke off, so far."""
+        self._until_cut = math.inf
+        """Messages that may still come down before the link breaks by itself, and for how long it then does."""
+        self._cut_s = 0.0
+        self._streams: dict[_SimulatedStream, None] = {}
+        """In the order of their beginnings: what breaks together breaks in the same order in every run."""
         self._serving: set[asyncio.Task[None]] = set()
         self._resets: list[asyncio.TimerHandle] = []
         self._plan_resets(shape)
@@ -49,15 +65,21 @@ class SimulatedHop:
     async def stream(self) -> AsyncIterator[Stream]:
         """A new stream. Leaving it takes no time; the verifier hears of it when the link lets it."""
         self._require_link()
-        stream = _SimulatedStream(self._verifier, self._up, self._down)
-        self._streams.add(stream)
-        self._serving.add(stream.serving)
-        stream.serving.add_done_callback(self._serving.discard)
+        stream = self._begin()
+        self._streams[stream] = None
         try:
             yield stream
         finally:
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             stream.end()
+
+    def _begin(self) -> "_SimulatedStream":
+        lags_s = (self._dice.uniform(0, self._lag_s), self._dice.uniform(0, self._lag_s))
+        up, down = _Line(self._up, lags_s[0]), _Line(self._down, lags_s[1])
+        stream = _SimulatedStream(self._verifier, up, down, self._on_receive)
+        self._serving.add(stream.serving)
+        stream.serving.add_done_callback(self._serving.discard)
+        return stream
 
     async def close(self) -> None:
         """Wait until the verifier knows that every stream is over."""
@@ -72,12 +94,42 @@ class SimulatedHop:
         self._down.change(shape, self._loop.time())
         self._plan_resets(shape)
 
-    def cut(self, duration_s: float, kind: CutKind = "stall") -> None:
-        """From now on, for so long."""
-        self._up.cut(self._loop.time(), duration_s, kind)
-        self._down.cut(self._loop.time(), duration_s, kind)
+    def cut(self, duration_s: float, kind: CutKind = "stall", ways: tuple[Way, ...] = ("up", "down")) -> None:
+        """From now on, for so long; a reset always cuts both ways."""
+        now_s = self._loop.time()
+        if "up" in ways or kind == "reset":
+            self._up.cut(now_s, duration_s, kind)
+        if "down" in ways or kind == "reset":
+            self._down.cut(now_s, duration_s, kind)
         if kind == "reset":
             self._reset()
+
+    def cut_after(self, num_messages: int, duration_s: float) -> None:
+        """Reset the link for so long once so many more messages have come down, even where the next is here already."""
+        self._until_cut, self._cut_s = num_messages, duration_s
+
+    def _on_receive(self) -> None:
+        """Somebody asks for the next message."""
+        if self._until_cut <= 0:
+            self._until_cut = math.inf
+            self.cut(self._cut_s, "reset")
+        self._until_cut -= 1
+
+    def half_open(self, deaf: End, notice_s: float) -> None:
+        """Break every stream for one end alone; the other end takes it for live until it notices. What is on its way to
+        that end still arrives."""
+        for stream in self._streams:
+            self.num_broken += stream.half_open(deaf)
+            self._loop.call_later(notice_s, stream.reset)
+
+    def repeat(self, hold_s: float) -> None:
+        """What each live stream has sent arrives once more, as a stream of its own whose answers nobody hears; as where
+        a transport tries again by itself."""
+        for stream in self._streams:
+            copy = self._begin()
+            for data in stream.sent:
+                copy.put(data)
+            self._loop.call_later(hold_s, copy.reset)
 
     def _plan_resets(self, shape: LinkShape) -> None:
         for cut in shape.cuts:
@@ -86,7 +138,7 @@ class SimulatedHop:
 
     def _reset(self) -> None:
         for stream in self._streams:
-            stream.reset()
+            self.num_broken += stream.reset()
 
     def _require_link(self) -> None:
         if self._up.is_reset(self._loop.time()):
@@ -100,18 +152,25 @@ def _cut_off() -> Unreachable:
 class _Line:
     """One way of a stream: what is put comes out later, in order. None ends it."""
 
-    def __init__(self, direction: Direction) -> None:
+    def __init__(self, direction: Direction, lag_s: float = 0.0) -> None:
         self._direction = direction
+        self._lag_s = lag_s
         self._on_way: deque[tuple[float, bytes | None]] = deque()
         self._changed = asyncio.Event()
-        self._is_ended = False
+        self._is_ended = self._is_mute = False
         self._loop = asyncio.get_running_loop()
 
     def put(self, data: bytes | None) -> None:
-        """Send it; after `end_now` it is lost."""
-        due_s = self._direction.arrival(self._loop.time(), len(data or b""))
+        """Send it; after `end_now` or `mute` it is lost."""
+        if self._is_mute:
+            return
+        due_s = self._direction.arrival(self._loop.time(), len(data or b"")) + self._lag_s
         self._on_way.append((due_s, data))
         self._changed.set()
+
+    def mute(self) -> None:
+        """What is sent from now on is lost; what is on its way arrives."""
+        self._is_mute = True
 
     def end_now(self) -> None:
         """What is on its way is lost."""
@@ -134,18 +193,22 @@ class _Line:
 
 
 class _SimulatedStream:
-    def __init__(self, verifier: Verifying, up: Direction, down: Direction) -> None:
+    def __init__(self, verifier: Verifying, up: _Line, down: _Line, on_receive: Callable[[], None]) -> None:
         self.traffic = Traffic()
-        self._up, self._down = _Line(up), _Line(down)
-        self._is_reset = False
+        self.sent: list[bytes] = []
+        """What this side has sent."""
+        self._up, self._down = up, down
+        self._on_receive = on_receive
+        self._is_broken = self._is_reset = False
         self.serving = asyncio.create_task(self._serve(verifier))
 
     async def send(self, message: ClientMessage) -> None:
         data = encode_request(message).SerializeToString()
         self.traffic.bytes_up += len(data)
-        self._up.put(data)  # into the void after a reset, as with gRPC: `receive` says that the link is gone
+        self.put(data)  # into the void after a reset, as with gRPC: `receive` says that the link is gone
 
     async def receive(self) -> ServerMessage | None:
+        self._on_receive()
         data = await self._down.get()
         if self._is_reset:
             raise _cut_off()
@@ -155,11 +218,32 @@ class _SimulatedStream:
         self.traffic.bytes_down += len(data)
         return decode_response(pb.DecodeResponse.FromString(data))
 
-    def reset(self) -> None:
-        """Both ends lose the stream at once."""
-        self._is_reset = True
+    def put(self, data: bytes) -> None:
+        """Send a message as it is."""
+        self.sent.append(data)
+        self._up.put(data)
+
+    def reset(self) -> bool:
+        """Both ends lose the stream at once; whether it was whole until now."""
+        was_whole = not self._is_broken
+        self._is_broken = self._is_reset = True
         self._up.end_now()
         self._down.end_now()
+        return was_whole
+
+    def half_open(self, deaf: End) -> bool:
+        """One end loses the stream, the other has yet to notice; whether it was whole until now."""
+        if self._is_broken:
+            return False
+        self._is_broken = True
+        if deaf == "verifier":
+            self._up.mute()
+            self._is_reset = True
+            self._down.end_now()
+        else:
+            self._down.mute()
+            self._up.end_now()
+        return True
 
     def end(self) -> None:
         """Nobody is interested any more."""

@@ -87,8 +87,12 @@ class FirstReachable:
             Unreachable: none does; names all of them.
         """
         candidate = await self._first()
-        async with candidate.hop.stream() as stream:
-            yield _Watched(stream, candidate, self._clock)
+        try:
+            async with candidate.hop.stream() as stream:
+                yield _Watched(stream, candidate, self._clock)
+        except Unreachable:
+            candidate.is_known = False  # also where it breaks before anything can be received
+            raise
 
     async def close(self) -> None:
         """Close every one."""

@@ -175,6 +175,18 @@ class DeadEnds:
         }
 
 
+def orphans(text: Prefix, blocks: Sequence[Draft]) -> set[int]:
+    """Indices of blocks that continue neither the text nor a block before them."""
+    found: set[int] = set()
+    reached: set[tuple[int, int]] = set()
+    for index, block in enumerate(blocks):
+        if block.base > len(text) and (block.base, block.prefix_hash) not in reached:
+            found.add(index)
+        else:
+            reached.update(_leads_to(block, len(text)))
+    return found
+
+
 def _leads_to(block: Draft, length: int) -> Iterator[tuple[int, int]]:
     """Prefixes longer than `length` that end within a block. One that only repeats the text has none; nor has a tree,
     which is stale as soon as the text has moved, whether it was right or not."""

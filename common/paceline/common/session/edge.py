@@ -129,6 +129,7 @@ class EdgeSession:
         self.phase = EdgePhase.OPENING
         self.known.truncate(len(self.committed))
         self._in_flight.clear()
+        self._dead_ends = DeadEnds()  # what a relay contradicted another hop may accept
         self._sent = self._settled = 0
         generated = tuple(self.committed.list(len(self.request.prompt_token_ids)))
         return replace(self.request, committed_token_ids=generated)

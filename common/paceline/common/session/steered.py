@@ -8,6 +8,7 @@ Under rejection what it says is drawn from its own law, made sparse and quantise
 own: coins shared with the hop above would correlate its choices with their acceptance.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from paceline.common.sampling.noise import Purpose, key
 from paceline.common.sampling.opinion import OpinionRows, QuantisedOpinionRows
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.sampling.rows import LogitRows
+from paceline.common.session.blocks import orphans
 from paceline.common.session.limits import Limits
 from paceline.common.session.steering import Answer, Steer, Steered, Written
 from paceline.common.session.verifier import VerifierPhase, VerifierSession, Work
@@ -90,6 +92,15 @@ class SteeredSession(VerifierSession):
     def final_length(self) -> int:
         """See `VerifierSession.final_length`."""
         return self._final_length
+
+    def _drop_stale(self) -> bool:
+        """See `VerifierSession._drop_stale`. A text that may be cut can have been past what a block continues and be
+        short of it again. Blocks arrive in the order they were written: what is not there by then never will be."""
+        has_stale = super()._drop_stale()
+        lost = orphans(self.text, self._waiting)
+        self._waiting = deque(block for index, block in enumerate(self._waiting) if index not in lost)
+        self._settled += len(lost)
+        return has_stale or bool(lost)
 
     @property
     def is_resting(self) -> bool:
