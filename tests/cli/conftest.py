@@ -20,6 +20,7 @@ from paceline.cli.serving import READY_PREFIX
 from paceline.edge.draft_model import resolve_draft_model
 
 TIMEOUT_S = 240
+STOP_TIMEOUT_S = 15
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def paceline(clean_environment: None) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def start(clean_environment: None) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a command and talk to it; whatever is left of it is killed at the end."""
+    """Start a command and talk to it; at the end it is asked to stop, for it may have processes of its own."""
     started = []
 
     def run(*arguments: object) -> "subprocess.Popen[str]":
@@ -99,8 +100,12 @@ def start(clean_environment: None) -> Iterator[Callable[..., "subprocess.Popen[s
 
     yield run
     for process in started:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None and not stream.closed:
                 stream.close()
