@@ -117,7 +117,7 @@ async def with_kills(cascade: Cascade, edge_model, prompt, temperature: float, n
     assert generation.report.num_reconnects == num_kills
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 async def test_a_relay_that_is_killed_changes_no_token(
     cascade, edge_model, prompts, temperature: float
 ) -> None:

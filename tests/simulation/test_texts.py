@@ -150,6 +150,7 @@ def test_a_stream_under_rejection_has_the_targets_law(
     assert p_value(pairs) > 1e-4
 
 
+@pytest.mark.slow
 def test_lengths_that_follow_confidence_under_fill_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same test fails for blocks whose length depends on their tokens (methods E11)."""
     monkeypatch.setitem(

@@ -83,6 +83,7 @@ class _Peeks(AdaptiveSession):
         return [best]
 
 
+@pytest.mark.slow
 async def test_choosing_by_the_token_just_drawn_is_caught(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

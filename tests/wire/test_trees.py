@@ -266,6 +266,7 @@ class Forgetful:
             node, depth = child, depth + 1
 
 
+@pytest.mark.slow
 async def test_a_residual_that_is_not_updated_fails_the_same_test(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
