@@ -239,7 +239,7 @@ async def test_provisional_tokens_are_verified_or_retracted(serve: Any, agreemen
         assert verified == screen == served.text(request)
 
 
-@pytest.mark.parametrize("agreement, temperature", [(0.6, 0.8), (1.0, 0.0), (1.0, 0.8)])
+@pytest.mark.parametrize(("agreement", "temperature"), [(0.6, 0.8), (1.0, 0.0), (1.0, 0.8)])
 async def test_offline_the_drafter_goes_on_and_is_checked_later(
     serve: Any, agreement: float, temperature: float
 ) -> None:
