@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from paceline.cli import cloud
 from paceline.cli.main import main
-from paceline.cli.serving import READY_PREFIX
+from paceline.cli.serving import READY_PREFIX, Serving
 from paceline.edge.draft_model import resolve_draft_model
 
 TIMEOUT_S = 240
@@ -166,5 +167,20 @@ def serve(
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+
+    return run
+
+
+@pytest.fixture
+def asked(inline: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Serving]:
+    """What a command line comes to, without loading or serving anything."""
+    taken: list[Serving] = []
+    monkeypatch.setattr(cloud, "load", lambda serving, console: taken.append(serving))
+    monkeypatch.setattr(cloud, "run", lambda serving, verifier: None)
+
+    def run(*arguments: object) -> Serving:
+        outcome = inline("cloud", *arguments)
+        assert outcome.code == 0, outcome.err
+        return taken.pop()
 
     return run

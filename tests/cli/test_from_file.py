@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from paceline.cli import cloud, serving
-from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX, Serving
+from paceline.cli import serving
+from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.tokens import Rule
 
@@ -41,21 +41,6 @@ def chain(tmp_path: Path, unused_ports: Callable[[int], list[int]]) -> Path:
     file = tmp_path / "chain.yaml"
     file.write_text(CHAIN % tuple(unused_ports(3)))
     return file
-
-
-@pytest.fixture
-def asked(inline: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Serving]:
-    """What a command line comes to, without loading or serving anything."""
-    taken: list[Serving] = []
-    monkeypatch.setattr(cloud, "load", lambda serving, console: taken.append(serving))
-    monkeypatch.setattr(cloud, "run", lambda serving, verifier: None)
-
-    def run(*arguments: object) -> Serving:
-        outcome = inline("cloud", *arguments)
-        assert outcome.code == 0, outcome.err
-        return taken.pop()
-
-    return run
 
 
 def test_the_last_hop_is_a_verifier(asked: Any, chain: Path) -> None:

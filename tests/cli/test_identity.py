@@ -5,15 +5,14 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
-from paceline.cli import cloud, edge
-from paceline.cli.serving import READY_PREFIX, Serving
+from paceline.cli import edge
+from paceline.cli.serving import READY_PREFIX
 from paceline.common.hops.security import Calling
 from paceline.common.tokens import Rule
 
@@ -62,21 +61,6 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert "for tests only" in made.stderr
     return folder
-
-
-@pytest.fixture
-def asked(inline: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Serving]:
-    """What a command line comes to, without loading or serving anything."""
-    taken: list[Serving] = []
-    monkeypatch.setattr(cloud, "load", lambda serving, console: taken.append(serving))
-    monkeypatch.setattr(cloud, "run", lambda serving, verifier: None)
-
-    def run(*arguments: object) -> Serving:
-        outcome = inline("cloud", *arguments)
-        assert outcome.code == 0, outcome.err
-        return taken.pop()
-
-    return run
 
 
 def test_certs_dev_makes_a_ca_a_server_and_each_tenant(certs: Path) -> None:

@@ -184,11 +184,13 @@ class _Pipeline:
         elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
         if not self._session.num_blocks_in_flight:
-            # What a relay settled as wrong, a hop above may have called right: it has to be sent once more.
+            # Nothing waits over there: what a verdict left of a tree is gone, and what a relay settled as wrong a hop
+            # above may have called right. What stands of it has to be sent once more.
             self._sent_until = min(self._sent_until, self._tail.known)
         self._wake.set()
 
     def _found(self) -> None:
+        """The verifier took the session."""
         if self._is_lost:
             self._is_lost = False
             self._run.report.num_reconnects += 1
@@ -229,9 +231,6 @@ class _Pipeline:
         contradicted = settled.refuted_at is not None
         if self._drafting is not None:
             self._drafting.observe(commit, contradicts=contradicted)
-        if not self._session.num_blocks_in_flight:
-            # Nothing waits over there: what a verdict left of a tree is gone.
-            self._sent_until = self._tail.known
         if settled.refuted_at is not None:
             self._sent_until = self._tail.known
             self._retract(settled.refuted_at)
