@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from paceline.cloud.desk import Desk, Port, going_away
+from paceline.cloud.desk import Desk
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.incidents import going_away
+from paceline.cloud.port import Port
 from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.messages import Open, Provisional, ServerMessage

@@ -6,33 +6,30 @@ step, runs it, and hands the outcome back. Answers go to each stream's outbox.
     runner ──▶ [ on_message … ─▶ plan ─▶ run ─▶ finish ] ──outbox──▶ transport
 """
 
-import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from paceline.cloud.admission import Admission
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
-from paceline.cloud.fill import Load, Patience
+from paceline.cloud.fill import Load
+from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.port import Port, Request, post
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
 from paceline.common.errors import (
     BadDraft,
-    Busy,
     DeadlineExceeded,
-    InternalError,
     InvalidRequest,
     PacelineError,
-    Unreachable,
 )
 from paceline.common.messages import (
     Cancel,
-    ClientMessage,
     Close,
     Draining,
     ErrorMessage,
@@ -55,35 +52,6 @@ from paceline.common.session import (
 from paceline.common.tokens import Draft, Verdict
 
 log = logging.getLogger(__name__)
-
-Request = ClientMessage | Steered | Steer
-"""What a session is told; the last two only by a relay in this process."""
-
-
-@dataclass(slots=True, eq=False)
-class Port:
-    """One stream's connection to the desk."""
-
-    key: int
-    loop: asyncio.AbstractEventLoop
-    outbox: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
-    session: VerifierSession | None = None
-    patience: Patience = field(default_factory=Patience)
-    own_drafts: OwnDrafts | None = None
-    reserved_tokens: int = 0
-    draft_arrived_s: float = 0.0
-    num_arrived: int = 0
-    num_handled: int = 0
-    num_replies: int = 0
-    num_read: int = 0
-    is_clogged: bool = False
-    """Not served because too many replies are unread; reading them wakes it."""
-    has_ended: bool = False
-
-    @property
-    def num_unread(self) -> int:
-        """Replies the client has yet to take."""
-        return self.num_replies - self.num_read
 
 
 class Desk:
@@ -115,6 +83,7 @@ class Desk:
         self.clock = clock
         self.is_stopping = False
         self._drafter = drafter
+        self._admission = Admission(engine, limits, config)
         self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
         self._ports: dict[int, Port] = {}
         self._sessions: dict[int, VerifierSession] = {}
@@ -225,7 +194,8 @@ class Desk:
         else:
             session = VerifierSession(message, self.limits)
         request = session.request
-        self._admit(port, session)
+        needed = self._admission.check(session.end)
+        self._admission.admit(port.key, needed)
         port.session = self._sessions[port.key] = session
         self._ports[port.key] = port
         if request.deadline_s:
@@ -237,27 +207,6 @@ class Desk:
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._scheduler.add(port.key)
 
-    def _admit(self, port: Port, session: VerifierSession) -> None:
-        """A session gets its whole cache up front: once admitted it can always finish."""
-        if len(self._sessions) >= self.config.max_sessions:
-            raise Busy(
-                f"all {self.config.max_sessions} sessions are taken",
-                field="sessions",
-                cure="retry",
-                retry_after_s=1.0,
-            )
-        reserved = sum(other.reserved_tokens for other in self._ports.values())
-        pages = -(-(session.end + self.limits.max_draft_tokens) // self.engine.page_size)
-        needed = pages * self.engine.page_size
-        if reserved + needed > self.engine.capacity_tokens:
-            raise Busy(
-                f"{needed} cache tokens are needed, {self.engine.capacity_tokens - reserved} are free",
-                field="kv_cache",
-                cure="retry, or ask for fewer tokens",
-                retry_after_s=1.0,
-            )
-        port.reserved_tokens = needed
-
     def on_gone(self, port: Port) -> None:
         """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
         if self._ports.pop(port.key, None) is not None and port.session is not None:
@@ -266,12 +215,13 @@ class Desk:
             self._due_s.pop(port.key, None)
             self._ends_s.pop(port.key, None)
             self.engine.release(port.key)
+            self._admission.free(port.key)
             if port.own_drafts is not None:
                 port.own_drafts.close()
             self.metrics.session_closed()
         if not port.has_ended:
             port.has_ended = True
-            _post(port, [], ends=True)
+            post(port, [], ends=True)
 
     # --- one engine step ----------------------------------------------------------------------------------------------
 
@@ -401,7 +351,7 @@ class Desk:
         if answers:
             port.num_replies += len(answers)
             told = [self._signed(port, one) if isinstance(one, Finished) else one for one in answers]
-            _post(port, told, ends=any(isinstance(one, Finished) for one in answers))
+            post(port, told, ends=any(isinstance(one, Finished) for one in answers))
 
     def _signed(self, port: Port, finished: Finished) -> Finished:
         """Say what was done for the text."""
@@ -418,30 +368,3 @@ class Desk:
 
 def _passed(times: dict[int, float], now_s: float) -> list[int]:
     return [key for key, due_s in times.items() if due_s <= now_s]
-
-
-def _post(port: Port, messages: Sequence[Answer], *, ends: bool) -> None:
-    """Hand answers to the port's event loop, all in one wake-up."""
-    try:
-        port.loop.call_soon_threadsafe(_deliver, port, messages, ends)
-    except RuntimeError:
-        log.debug("the event loop of session %d is closed", port.key)
-
-
-def _deliver(port: Port, messages: Sequence[Answer], ends: bool) -> None:
-    for message in messages:
-        port.outbox.put_nowait(message)
-    if ends:
-        port.outbox.put_nowait(None)
-
-
-def going_away() -> Unreachable:
-    """What a session is told when the verifier ends."""
-    return Unreachable("this verifier is going away", field="verifier", cure="open at another one")
-
-
-def incident(doing: str) -> InternalError:
-    """Log the exception at hand under an id; the id is all that leaves the process."""
-    incident = uuid.uuid4().hex[:12]
-    log.exception("incident %s while %s", incident, doing)
-    return InternalError("internal error", cure=f"report incident {incident} to the operator")

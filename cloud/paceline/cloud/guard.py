@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from paceline.cloud.desk import incident
 from paceline.cloud.identity import Authenticator, Caller, current_caller
+from paceline.cloud.incidents import incident
 from paceline.common.errors import PacelineError
 from paceline.common.messages import ErrorMessage
 

@@ -13,9 +13,11 @@ from functools import partial
 from typing import Protocol, cast
 
 from paceline.cloud.config import VerifierConfig
-from paceline.cloud.desk import Desk, Port, Request, going_away, incident
+from paceline.cloud.desk import Desk
 from paceline.cloud.engine.base import TargetEngine
+from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
+from paceline.cloud.port import Port, Request
 from paceline.common.drafter import Drafter
 from paceline.common.errors import PacelineError
 from paceline.common.messages import (

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from paceline.cloud.desk import Request, incident
+from paceline.cloud.incidents import incident
+from paceline.cloud.port import Request
 from paceline.cloud.verifier import Verifier
 from paceline.common.errors import BadDraft, InvalidRequest, PacelineError, Status, Unreachable
 from paceline.common.messages import (
