@@ -139,13 +139,13 @@ def test_missing_weights_are_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_code_in_the_repository_is_not_run(saved: Path, tmp_path: Path) -> None:
-    """A model type that needs its own code is refused."""
+    """A model that names code of its own is refused, before transformers sees it."""
     config = json.loads((saved / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "mine.py").write_text("raise SystemExit('this ran')")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(Incompatible, match="no causal language model"):
+    with pytest.raises(InvalidRequest, match=r"config\.json: 'auto_map' names code"):
         load_target(str(tmp_path))
 
 

@@ -82,7 +82,7 @@ class Worker:
 
 def _load(transformers: Any, folder: str) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype="float32", local_files_only=True
+        folder, dtype="float32", local_files_only=True, use_safetensors=True, trust_remote_code=False
     ).eval()
     model.generation_config.eos_token_id = None
     return model

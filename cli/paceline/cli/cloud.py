@@ -20,6 +20,13 @@ app = typer.Typer(name="cloud", help="Serve a target model that verifies drafts.
 Model = Annotated[
     str, typer.Option(help="Folder or Hugging Face hub id of the target model.", envvar="PACELINE_MODEL")
 ]
+ModelDigest = Annotated[
+    str | None,
+    typer.Option(
+        help="What `paceline models digest` printed for the model's folder; any other is refused.",
+        envvar="PACELINE_MODEL_DIGEST",
+    ),
+]
 TopologyFile = Annotated[
     Path | None,
     typer.Option(
@@ -70,6 +77,10 @@ FillDrafter = Annotated[
 ]
 FillDraftModel = Annotated[
     str | None, typer.Option(help="Its model (onnx, torch).", envvar="PACELINE_FILL_DRAFT_MODEL")
+]
+FillDraftModelDigest = Annotated[
+    str | None,
+    typer.Option(help="Its model's digest, as --model-digest.", envvar="PACELINE_FILL_DRAFT_MODEL_DIGEST"),
 ]
 VerifyFloorMs = Annotated[
     float,
@@ -138,6 +149,7 @@ def serve(
     topology: TopologyFile = None,
     hop: HopName = None,
     listen: Listen = "127.0.0.1:7443",
+    model_digest: ModelDigest = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
@@ -149,6 +161,7 @@ def serve(
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
+    fill_draft_model_digest: FillDraftModelDigest = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
@@ -181,6 +194,7 @@ def relay(
     topology: TopologyFile = None,
     hop: HopName = None,
     listen: Listen = "127.0.0.1:7444",
+    model_digest: ModelDigest = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
@@ -192,6 +206,7 @@ def relay(
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
+    fill_draft_model_digest: FillDraftModelDigest = None,
     tls_ca: TlsCa = None,
     token_file: TokenFile = None,
     tls_cert: TlsCert = None,
@@ -221,7 +236,9 @@ def serving_of(options: dict[str, Any]) -> Serving:
         options: the command's, by name.
     """
     chunk, rules = options["prefill_chunk_tokens"], options["rule"]
-    kept = ("model", "device", "dtype", "kv_cache_tokens", "threads", "fill_drafter", "fill_draft_model")
+    kept = ("model", "model_digest", "device", "dtype", "kv_cache_tokens", "threads") + (
+        "fill_drafter", "fill_draft_model", "fill_draft_model_digest"
+    )  # fmt: skip
     return Serving(
         **{name: options[name] for name in kept},
         verify_floor_s=options["verify_floor_ms"] / 1000,

@@ -14,7 +14,15 @@ from rich.console import Console
 from paceline.cli import batch, show
 from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.from_file import drafter_section, sampling_of_file, take_first_hop
-from paceline.cli.inputs import check_mode, checked_text, parse_count, parse_fill, parse_rule, read_prompt
+from paceline.cli.inputs import (
+    DraftModelDigest,
+    check_mode,
+    checked_text,
+    parse_count,
+    parse_fill,
+    parse_rule,
+    read_prompt,
+)
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.first_reachable import connect_to
@@ -162,6 +170,7 @@ def generate(
     topology: TopologyFile = None,
     verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
+    draft_model_digest: DraftModelDigest = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
     prompts_file: Annotated[
@@ -231,7 +240,9 @@ def generate(
     )
     _check(template)
     section = drafter_section(ctx, drafter)
-    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
+    model = load_edge(
+        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
+    )
     addresses = () if mode == "local" else verifier
     calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
     if text is not None:
@@ -248,6 +259,7 @@ def chat(
     topology: TopologyFile = None,
     verifier: Verifier = _LOOPBACK,
     draft_model: DraftModel = None,
+    draft_model_digest: DraftModelDigest = None,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -280,7 +292,9 @@ def chat(
     )
     _check(template)
     section = drafter_section(ctx, drafter)
-    model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
+    model = load_edge(
+        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
+    )
     addresses = () if mode == "local" else verifier
     calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
     _chat(client(addresses, model, calling), model, template, mode)
@@ -294,6 +308,7 @@ def load_edge(
     device: str,
     threads: int,
     section: Mapping[str, Any] | None = None,
+    digest: str | None = None,
 ) -> EdgeModel:
     """The drafter and tokenizer a command asked for; progress goes to stderr.
 
@@ -314,10 +329,13 @@ def load_edge(
             drafts=drafts,
             device=device,
             num_threads=threads,
+            digest=digest,
             progress=progress,
         )
     options = {"model": draft_model, "device": device, "num_threads": threads}
     given = {key: options[key] for key in options.keys() & section.keys()}
+    if digest is not None:
+        given["digest"] = digest
     return assemble_section({**section, **given}, tokenizer=tokenizer, drafts=drafts, progress=progress)
 
 

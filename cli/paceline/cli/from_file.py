@@ -101,6 +101,7 @@ def serving_defaults(topology: "Topology", index: int) -> dict[str, Any]:
     target = hop.target
     defaults = {
         "model": target.model or "",
+        "model_digest": target.digest,
         "listen": hop.listen,
         "upstream": list(topology.upstreams_of(index)) or None,
         "name": hop.name,
@@ -195,6 +196,7 @@ def _drafter_defaults(drafter: "DrafterSection") -> dict[str, Any]:
     return {
         "drafter": drafter.kind,
         "draft_model": drafter.model,
+        "draft_model_digest": drafter.digest,
         "num_speculative_tokens": str(drafter.num_speculative_tokens),
         "draft_device": drafter.device,
         "draft_threads": drafter.num_threads,

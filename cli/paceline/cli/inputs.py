@@ -4,7 +4,9 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from paceline.common.errors import InvalidRequest
 from paceline.common.messages import FillPolicy
@@ -14,6 +16,13 @@ from paceline.edge.client import check_request
 from paceline.edge.modes import MODES
 from paceline.edge.request import GenerationRequest
 
+DraftModelDigest = Annotated[
+    str | None,
+    typer.Option(
+        help="What `paceline models digest` printed for the draft model; any other is refused.",
+        envvar="PACELINE_DRAFT_MODEL_DIGEST",
+    ),
+]
 _KEYS = frozenset({"prompt", "prompt_token_ids", "seed", "temperature", "max_new_tokens"})
 
 

@@ -12,8 +12,11 @@ import typer
 from rich.console import Console
 
 from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.model_files import model_digest
 
-app = typer.Typer(name="models", help="Train, distil, export and describe models.", no_args_is_help=True)
+app = typer.Typer(
+    name="models", help="Train, distil, export, describe and identify models.", no_args_is_help=True
+)
 
 
 class Precision(StrEnum):
@@ -86,7 +89,7 @@ MlpSize = Annotated[int, typer.Option(min=1, help="Inner width of the MLP.", env
 
 @app.callback()
 def group() -> None:
-    """Train, distil, export and describe models."""
+    """Train, distil, export, describe and identify models."""
 
 
 @app.command("train")
@@ -325,6 +328,16 @@ def card(
             )
         )
     _say_done(path)
+
+
+@app.command("digest")
+def digest(
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model.", envvar="PACELINE_MODEL", show_default=False)
+    ],
+) -> None:
+    """Print the digest of a model folder, for --model-digest, --draft-model-digest and `digest` in a topology file."""
+    print(model_digest(model))
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Serving:
     """`transformers` or `table`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    model_digest: str | None = None
+    """What the model's folder must come to."""
     device: str = "auto"
     dtype: str = "auto"
     kv_cache_tokens: int | None = None
@@ -48,6 +50,7 @@ class Serving:
     fill_drafter: str = "none"
     """Writes ahead while no client does."""
     fill_draft_model: str | None = None
+    fill_draft_model_digest: str | None = None
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     calling: Calling = field(default_factory=Calling)
@@ -175,7 +178,13 @@ def _transformers(serving: Serving) -> tuple[Any, Any]:
     from paceline.cloud.verifier import TargetInfo
 
     torch.set_num_threads(serving.threads)
-    target = load_target(serving.model, device=serving.device, dtype=serving.dtype, revision=serving.revision)
+    target = load_target(
+        serving.model,
+        device=serving.device,
+        dtype=serving.dtype,
+        revision=serving.revision,
+        digest=serving.model_digest,
+    )
     info = TargetInfo(
         name=target.name,
         software_version=software_version(),
@@ -190,16 +199,23 @@ def _transformers(serving: Serving) -> tuple[Any, Any]:
 
 def _fill_drafter(serving: Serving) -> Any:
     """The verifier's own drafter; None for none."""
-    kind, draft_model = serving.fill_drafter, serving.fill_draft_model
+    kind, draft_model, digest = (
+        serving.fill_drafter,
+        serving.fill_draft_model,
+        serving.fill_draft_model_digest,
+    )
     if kind == "none":
-        if draft_model is not None:
+        if draft_model is not None or digest is not None:
             raise InvalidRequest(
-                f"{draft_model} is not used", field="fill_draft_model", cure="add --fill-drafter onnx"
+                f"{draft_model or digest} is not used",
+                field="fill_draft_model",
+                cure="add --fill-drafter onnx",
             )
         return None
     from paceline.edge.assemble import assemble
 
-    return assemble(draft_model, kind=kind, tokenizer=serving.model if kind == "ngram" else None).drafter
+    tokenizer = serving.model if kind == "ngram" else None
+    return assemble(draft_model, kind=kind, tokenizer=tokenizer, digest=digest).drafter
 
 
 def _serve_metrics(verifier: Any, port: int) -> None:

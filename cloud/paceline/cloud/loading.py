@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paceline.common.errors import Incompatible, InvalidRequest, MissingDependency, Unreachable
+from paceline.common.model_files import check_model_files, check_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_DOWNLOADED = ("*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
+"""Files taken from the hub; none from subfolders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +47,20 @@ def load_target(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    digest: str | None = None,
 ) -> LoadedTarget:
     """Load a decoder-only language model from a directory or from the Hugging Face hub.
 
-    Only safetensors are read and no code from the model's repository is run.
+    Only safetensors are read, no code from the model's repository is run, and all files are checked before any is opened.
 
     Args:
         name_or_path: A directory with config.json and *.safetensors, or a hub id such as `Qwen/Qwen2.5-0.5B`.
         device: `cpu`, `cuda`, `cuda:1`, or `auto` (CUDA where there is one).
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: the checkpoint's own, but never float16 on a CPU.
         revision: A branch, tag or commit on the hub.
+        digest: What `paceline models digest` printed for the directory; None takes it as it is.
     Raises:
-        InvalidRequest: the directory, device or dtype does not exist or holds no model.
+        InvalidRequest: the directory, device or dtype does not exist, or a file in the directory may not be used.
         Incompatible: the architecture cannot be a target, with the reason.
         Unreachable: the hub does not answer.
         MissingDependency: torch or transformers is not installed.
@@ -63,14 +68,15 @@ def load_target(
     torch, transformers = _import_libraries()
     from paceline.cloud.engine.compatibility import check_config, check_model, context_limit, vocabulary_size
 
-    _check_directory(name_or_path)
     place = _device(device, torch)
     with _quiet(transformers), _hub_errors(name_or_path):
-        where = {"revision": revision, "trust_remote_code": False}
-        config = transformers.AutoConfig.from_pretrained(name_or_path, **where)
+        folder = _folder(name_or_path, revision, digest)
+        check_model_files(folder, digest)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_config(config)
-        model = _read_weights(name_or_path, transformers, config, _dtype(dtype, config, place, torch), where)
-        tokenizer = _tokenizer(name_or_path, where, transformers)
+        check_safetensors(folder)
+        model = _read_weights(folder, transformers, config, _dtype(dtype, config, place, torch))
+        tokenizer = _tokenizer(folder, transformers)
     check_model(model)
     model.to(place).train(False).requires_grad_(False)
     return LoadedTarget(
@@ -99,22 +105,21 @@ def _import_libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _read_weights(
-    name_or_path: str,
-    transformers: Any,
-    config: "PreTrainedConfig",
-    dtype: "torch.dtype",
-    where: Mapping[str, Any],
-) -> Any:
+def _read_weights(folder: Path, transformers: Any, config: "PreTrainedConfig", dtype: "torch.dtype") -> Any:
     """The model with its weights, all of them from safetensors."""
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        name_or_path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     missing = sorted(str(key) for name in ("missing_keys", "mismatched_keys") for key in report.get(name, ()))
     if missing:  # transformers would fill them in at random
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InvalidRequest(
-            f"the weights of {name_or_path} lack {', '.join(missing[:3])}{more}",
+            f"the weights of {folder} lack {', '.join(missing[:3])}{more}",
             field="model",
             cure="download the model again, whole",
         )
@@ -132,8 +137,36 @@ def _looks_local(name_or_path: str) -> bool:
     return begins_or_ends or name_or_path.count("/") > 1 or "\\" in name_or_path
 
 
-def _check_directory(name_or_path: str) -> None:
+def _folder(name_or_path: str, revision: str | None, digest: str | None) -> Path:
+    """Where the model's files are: the directory, or that of the hub's cache after downloading."""
     path = Path(name_or_path)
+    _check_directory(path, name_or_path)
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if digest is not None:
+        raise InvalidRequest(
+            f"{name_or_path} is not a directory, and only directories have a digest",
+            field="digest",
+            cure=f"hf download {name_or_path} --local-dir FOLDER; or name the commit as revision",
+        )
+    try:
+        return Path(
+            snapshot_download(
+                name_or_path, revision=revision, allow_patterns=list(_DOWNLOADED), ignore_patterns=["*/*"]
+            )
+        )
+    except HFValidationError as error:
+        raise InvalidRequest(
+            f"{name_or_path!r:.80} is neither a directory nor a hub id",
+            field="model",
+            cure="check the spelling",
+        ) from error
+
+
+def _check_directory(path: Path, name_or_path: str) -> None:
     if not path.exists():
         if _looks_local(name_or_path) or (path.parent != Path() and path.parent.is_dir()):
             raise InvalidRequest(
@@ -149,16 +182,6 @@ def _check_directory(name_or_path: str) -> None:
             f"{name_or_path} has no config.json",
             field="model",
             cure="give a directory written by save_pretrained, or downloaded whole from the hub",
-        )
-    if not any(path.glob("*.safetensors")):
-        others = sorted(
-            p.name for p in path.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".onnx"}
-        )
-        found = f" (it has {', '.join(others)})" if others else ""
-        raise InvalidRequest(
-            f"{name_or_path} has no *.safetensors weights{found}",
-            field="model",
-            cure="convert them with save_pretrained; formats that can run code on loading are not read",
         )
 
 
@@ -194,13 +217,12 @@ def _dtype(dtype: str, config: "PreTrainedConfig", place: "torch.device", torch_
     return chosen  # type: ignore[no-any-return]
 
 
-def _tokenizer(name_or_path: str, where: Mapping[str, Any], transformers: Any) -> Any:
+def _tokenizer(folder: Path, transformers: Any) -> Any:
     """The model's tokenizer, or None for a directory without one."""
-    path = Path(name_or_path)
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-    if path.is_dir() and not any((path / name).is_file() for name in names):
+    if not any((folder / name).is_file() for name in names):
         return None
-    return transformers.AutoTokenizer.from_pretrained(name_or_path, **where)
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _eos_token_ids(model: "PreTrainedModel", tokenizer: Any) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.model_files import check_model_files
 from paceline.common.tokenizer import Tokenizer
 from paceline.edge.drafters import Drafter, drafter_from_section
 
@@ -34,6 +35,7 @@ def assemble(
     precision: Any = None,
     device: str = "cpu",
     num_threads: int = 1,
+    digest: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EdgeModel:
     """Load the drafter and the tokenizer.
@@ -46,6 +48,7 @@ def assemble(
         precision: of the ONNX export; None takes what is there.
         device: where the torch drafter runs.
         num_threads: cores the draft model may use.
+        digest: what `paceline models digest` printed for `draft_model`; None takes it as it is.
         progress: told before anything slow begins.
     Raises:
         InvalidRequest: something is missing or unreadable.
@@ -58,9 +61,9 @@ def assemble(
     folder = Path(draft_model) if draft_model is not None else None
     section: dict[str, Any] = {"kind": kind}
     if kind in _NEEDS_MODEL:
-        section |= {"model": folder, "num_threads": num_threads}
+        section |= {"model": folder, "num_threads": num_threads, "digest": digest}
         section |= {"device": device} if kind == "torch" else {"precision": precision}
-    return _assemble(section, folder, tokenizer, drafts=drafts, progress=progress)
+    return _assemble(section, (folder, digest), tokenizer, drafts=drafts, progress=progress)
 
 
 def assemble_section(
@@ -81,32 +84,43 @@ def assemble_section(
         InvalidRequest: something is missing or unreadable.
         MissingDependency: a drafter's runtime is not installed.
     """
-    folder = next((Path(model) for model in _models(section)), None)
-    if folder is None and tokenizer is None:
+    first = next(_models(section), (None, None))
+    if first[0] is None and tokenizer is None:
         raise InvalidRequest("no drafter has a model", field="tokenizer", cure="--tokenizer DIR")
-    return _assemble(section, folder, tokenizer, drafts=drafts, progress=progress)
+    return _assemble(section, first, tokenizer, drafts=drafts, progress=progress)
 
 
-def _models(section: Mapping[str, Any]) -> Iterator[str]:
+_Pinned = tuple[Path | None, str | None]
+"""A model's folder, and the digest it must have."""
+
+
+def _models(section: Mapping[str, Any]) -> Iterator[_Pinned]:
     if section.get("model") is not None:
-        yield section["model"]
+        yield Path(section["model"]), section.get("digest")
     for part in section.get("drafters") or ():
         yield from _models(part)
 
 
 def _assemble(
     section: Mapping[str, Any],
-    folder: Path | None,
+    model: _Pinned,
     tokenizer: str | Path | None,
     *,
     drafts: bool,
     progress: Callable[[str], None],
 ) -> EdgeModel:
+    folder, digest = model
     if folder is not None and not folder.is_dir():
         raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
+    if folder is None and digest is not None:
+        raise InvalidRequest("there is no draft model to compare", field="digest", cure="--draft-model DIR")
+    place = Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)
+    if folder is not None and not (drafts and any(_models(section))):  # else drafters check theirs
+        check_model_files(folder, digest)
+    drafter = _load(section, progress) if drafts else None
     return EdgeModel(
-        tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
-        drafter=_load(section, progress) if drafts else None,
+        tokenizer=Tokenizer(place),
+        drafter=drafter,
         eos_token_ids=_eos(folder) if folder is not None else (),
     )
 

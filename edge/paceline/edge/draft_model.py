@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.common.errors import InvalidRequest
+from paceline.common.model_files import check_model_files
 from paceline.edge.export import DESCRIPTION, RECIPE, Precision, export, source_digest
 
 SMALL_MODEL_BYTES = 64 << 20
@@ -43,8 +44,11 @@ def default_cache_dir() -> Path:
 
 def default_precision(folder: Path) -> Precision:
     """int8 for a small Hugging Face model, int4 for a larger one."""
-    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    return "int8" if sum(file.stat().st_size for file in weights) <= SMALL_MODEL_BYTES else "int4"
+    return (
+        "int8"
+        if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= SMALL_MODEL_BYTES
+        else "int4"
+    )
 
 
 def resolve_draft_model(
@@ -54,6 +58,7 @@ def resolve_draft_model(
     progress: Callable[[str], None] = lambda _: None,
     *,
     all_rows: bool = False,
+    digest: str | None = None,
 ) -> DraftModelDir:
     """Find or make the exported form of the model at `path`.
 
@@ -63,8 +68,9 @@ def resolve_draft_model(
         cache_dir: where exports are kept; None means `default_cache_dir()`.
         progress: told in one line before anything slow begins.
         all_rows: only an export that gives logits after every token will do.
+        digest: what `paceline models digest` printed for `path`; None takes it as it is.
     Raises:
-        InvalidRequest: nothing usable is at `path`, or the cache cannot be written.
+        InvalidRequest: nothing usable is at `path`, or a file there may not be used, or the cache cannot be written.
         MissingDependency: an export is needed and its tools are not installed.
     """
     folder = Path(path)
@@ -73,11 +79,13 @@ def resolve_draft_model(
             f"download it first: hf download {path} --local-dir FOLDER" if str(path).count("/") == 1 else ""
         )
         raise InvalidRequest(f"there is no model folder {path}", field="model", cure=cure or "check the path")
-    for candidate in (folder, folder / "onnx"):
-        if (candidate / _CONFIG).is_file():
-            found = _described(candidate, was_exported=False)
-            if precision in (None, found.precision) and (found.all_rows or not all_rows):
-                return found
+    exports = [place for place in (folder, folder / "onnx") if (place / _CONFIG).is_file()]
+    if exports or (folder / "config.json").is_file():
+        check_model_files(folder, digest)
+    for place in exports:
+        found = _described(place, was_exported=False)
+        if precision in (None, found.precision) and (found.all_rows or not all_rows):
+            return found
     if not (folder / "config.json").is_file():
         wanted = (f" in {precision}" if precision else "") + (" with all logits rows" if all_rows else "")
         raise InvalidRequest(

@@ -5,7 +5,6 @@ of its own (`python -m paceline.edge.export`, not meant to be called by hand); t
 it.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.model_files import check_model_files, check_safetensors, digest_of
 
 Precision = Literal["int4", "int8", "fp32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -32,7 +32,7 @@ DESCRIPTION = "paceline.json"
 """File in every export that says what it was made from and how it compares."""
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai")
-_SOURCE_FILES = ("config.json", "tokenizer.json", "*.safetensors", "pytorch_model*.bin")
+_SOURCE_FILES = ("config.json", "tokenizer.json", "*.safetensors")
 _NUM_COMPARED_TOKENS = 64
 _MAX_FP32_DIFFERENCE = 1e-3
 _TIMEOUT_S = 3600.0
@@ -80,6 +80,9 @@ def export_all(jobs: Sequence[ExportJob]) -> None:
         raise MissingDependency(
             f"exporting a draft model needs {', '.join(missing)}", cure="pip install 'paceline[export]'"
         )
+    for job in jobs:
+        check_model_files(job.model_dir)
+        check_safetensors(job.model_dir)
     with ExitStack() as stack:
         scratch: list[ExportJob] = []
         for job in jobs:
@@ -97,13 +100,7 @@ def export_all(jobs: Sequence[ExportJob]) -> None:
 
 def source_digest(model_dir: Path) -> str:
     """Digest of everything in a Hugging Face folder that an export depends on; hexadecimal."""
-    digest = hashlib.sha256()
-    names = sorted(path for pattern in _SOURCE_FILES for path in model_dir.glob(pattern))
-    for path in names:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\n".encode())
-    return digest.hexdigest()
+    return digest_of((path.name, path) for pattern in _SOURCE_FILES for path in model_dir.glob(pattern))
 
 
 def _check(job: ExportJob) -> None:
@@ -157,7 +154,7 @@ def _build(job: ExportJob) -> None:
     # A drafter on its own reads only the last row of logits; a cache as long as the text makes rollback a smaller
     # length.
     pruned = [] if job.all_rows else ["prune_lm_head=true"]
-    wanted = [*pruned, "windowed_kv_cache=false", "hf_token=false"]
+    wanted = [*pruned, "windowed_kv_cache=false", "hf_token=false", "hf_remote=false"]
     with tempfile.TemporaryDirectory() as cache:
         where = (None, str(job.model_dir), str(job.out_dir), job.precision, "cpu", cache)
         builder.create_model(*where, **builder.parse_extra_options(*where, wanted))
@@ -200,7 +197,9 @@ def _sampled_text(model_dir: Path) -> tuple[list[int], Any]:
     transformers: Any = import_module("transformers")
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one row at a time gains little from more, and loses much on a busy machine
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
     start = torch.tensor([[model.config.bos_token_id or 0]])
     length = _NUM_COMPARED_TOKENS
     with torch.inference_mode():

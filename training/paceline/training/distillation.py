@@ -154,7 +154,7 @@ def distill(config: DistillConfig) -> RunFacts:
             model,
             objective,
             config.run,
-            checkpoint=config.work / "checkpoint.pt",
+            checkpoint=config.work / "checkpoint.safetensors",
             run_key=_run_key(config, target, model),
             reporter=reporter,
         )

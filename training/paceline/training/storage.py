@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.utils import logging
 
+from paceline.common.model_files import check_model_files, check_safetensors
 from paceline.training.errors import TrainingError
 from paceline.training.tokenizer import END_OF_TEXT_ID
 
@@ -64,8 +65,12 @@ def load_model(folder: Path) -> LlamaForCausalLM:
     """
     if not (folder / "config.json").is_file():
         raise TrainingError("model", str(folder), "no config.json there: name a model folder")
+    check_model_files(folder)
+    check_safetensors(folder)
     with _no_progress_bar():
-        model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     model.train(False)
     return model
 

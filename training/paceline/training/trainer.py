@@ -78,7 +78,7 @@ class NextTokenObjective:
 
 
 def train(config: TrainConfig) -> RunFacts:
-    """Train one model, resuming from ``work/checkpoint.pt`` if it is there, and write it to ``output``.
+    """Train one model, resuming from ``work/checkpoint.safetensors`` if it is there, and write it to ``output``.
 
     Raises:
         TrainingError: settings, shape, text or checkpoint that cannot be used; the message says which.
@@ -103,7 +103,7 @@ def train(config: TrainConfig) -> RunFacts:
             model,
             objective,
             config.run,
-            checkpoint=config.work / "checkpoint.pt",
+            checkpoint=config.work / "checkpoint.safetensors",
             run_key=config.run_key(stream),
             reporter=reporter,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from paceline.training.errors import TrainingError
@@ -59,13 +60,13 @@ def cached_portion(
 ) -> Transcript:
     """Read a portion from ``folder``, or write it there first."""
     portion.check()
-    path = folder / f"{_portion_key(target, stream, portion, seed)}.pt"
+    path = folder / f"{_portion_key(target, stream, portion, seed)}.safetensors"
     if path.is_file():
-        return Transcript(*torch.load(path, weights_only=True))
+        return Transcript(**load_file(path))
     transcript = write_portion(target, stream, portion, seed=seed, reporter=reporter)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save((transcript.token_ids, transcript.law_ids, transcript.law_log_probs), partial)
+    save_file({name: held.contiguous() for name, held in vars(transcript).items()}, partial)
     partial.replace(path)
     return transcript
 

@@ -19,8 +19,8 @@ from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokenizer import Tokenizer
 
 DRAFTER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "onnx": ("model", "precision", "num_threads", "max_length", "all_rows"),
-    "torch": ("model", "device", "dtype", "num_threads", "max_length"),
+    "onnx": ("model", "digest", "precision", "num_threads", "max_length", "all_rows"),
+    "torch": ("model", "digest", "device", "dtype", "num_threads", "max_length"),
     "ngram": ("min_ngram", "max_ngram"),
     "table": ("vocab_size", "agreement", "own_seed", "max_length"),
     "cascade": ("drafters", "tokens"),
@@ -31,7 +31,7 @@ DRAFTER_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Keys each built-in drafter reads beside `kind` and `num_speculative_tokens`."""
 TARGET_OPTIONS: dict[str, tuple[str, ...]] = {
-    "transformers": ("model", "revision", "device", "dtype", "kv_cache_tokens"),
+    "transformers": ("model", "digest", "revision", "device", "dtype", "kv_cache_tokens"),
     "table": ("vocab_size", "seed", "step_ms"),
 }
 """Keys each target reads beside the limits."""

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from paceline.common.config.environment import Secret, redact
 from paceline.common.config.errors import Path
+from paceline.common.model_files import DIGEST_PATTERN
 from paceline.common.tokens import Rule, SamplingParams
 
 SEED_LIMIT = 1 << 64
@@ -82,6 +83,7 @@ Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Role = Literal["drafter", "client", "relay", "verifier"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 
 
 class _Section(BaseModel):
@@ -124,6 +126,8 @@ class DrafterSection(_Section):
     """Tokens per block; `auto` adapts to cost and acceptance."""
     model: Text | None = None
     """Folder of the draft model (onnx, torch)."""
+    digest: Digest | None = None
+    """What `paceline models digest` printed for `model`; any other is refused (onnx, torch)."""
     precision: Literal["int4", "int8", "fp32"] | None = None
     """Weights of the export that is made when `model` is a Hugging Face folder (onnx). Default int8."""
     device: Text | None = None
@@ -165,6 +169,8 @@ class TargetSection(_Section):
     """`transformers`: a language model. `table`: a law without weights, for tests and simulation."""
     model: Text | None = None
     """Folder or hub id (transformers)."""
+    digest: Digest | None = None
+    """What `paceline models digest` printed for `model`, a folder; any other is refused (transformers)."""
     revision: Text | None = None
     """Branch, tag or commit on the hub (transformers)."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] | None = None

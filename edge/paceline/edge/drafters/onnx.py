@@ -17,6 +17,7 @@ from paceline.common.errors import InvalidRequest
 from paceline.edge.draft_model import resolve_draft_model
 from paceline.edge.drafters.model import Logits, ModelDrafter
 from paceline.edge.export import Precision
+from paceline.edge.onnx_files import CURE, check_onnx, is_plain_name
 
 MIN_CAPACITY = 256
 """Tokens a new cache has room for; it doubles from there, so a short chat on a long-context model stays
@@ -82,6 +83,18 @@ def _layer_names(layers: range, *patterns: str) -> tuple[str, ...]:
     return tuple(pattern % layer for layer in layers for pattern in patterns)
 
 
+def _checked(folder: Path, filename: str) -> Path:
+    """The ONNX file that genai_config.json names, fit to be opened."""
+    if not is_plain_name(filename):
+        raise InvalidRequest(
+            f"{folder / 'genai_config.json'} names {filename!r:.80}, which is not beside it",
+            field="model",
+            cure=CURE,
+        )
+    check_onnx(folder / filename)
+    return folder / filename
+
+
 class OnnxModel:
     """Weights and graph of one exported model, shared by all its runners."""
 
@@ -92,13 +105,11 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = folder / self.shape.filename
+        path = _checked(folder, self.shape.filename)
         try:
             self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            # The runtime itself refuses weights outside the folder, absolute or linked.
-            cure = "export the model again; its files must be plain files in one folder, not links"
-            raise InvalidRequest(f"{path} cannot be loaded ({error})", field="model", cure=cure) from error
+            raise InvalidRequest(f"{path} cannot be loaded ({error})", field="model", cure=CURE) from error
         self._check_graph(folder)
 
     def _check_graph(self, folder: Path) -> None:
@@ -250,6 +261,7 @@ class OnnxDrafter(ModelDrafter):
         num_threads: int = 1,
         max_length: int | None = None,
         all_rows: bool = False,
+        digest: str | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Load a draft model.
@@ -262,9 +274,10 @@ class OnnxDrafter(ModelDrafter):
             num_threads: cores the model may use; one is fastest for small models.
             max_length: cap on the context, to bound memory; None means the model's own.
             all_rows: the export must give logits after every token, so that another drafter may guess for it.
+            digest: what `paceline models digest` printed for `model`; None takes it as it is.
             progress: told in one line before anything slow begins.
         """
-        found = resolve_draft_model(model, precision, cache_dir, progress, all_rows=all_rows)
+        found = resolve_draft_model(model, precision, cache_dir, progress, all_rows=all_rows, digest=digest)
         self.model = OnnxModel(found.onnx_dir, num_threads=num_threads)
         context = self.model.shape.context_length
         length = context if max_length is None else min(max_length, context)

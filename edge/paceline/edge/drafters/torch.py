@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.common.errors import InvalidRequest, MissingDependency
+from paceline.common.model_files import check_model_files, check_safetensors
 from paceline.edge.drafters.model import Logits, ModelDrafter
 
 
@@ -64,6 +65,7 @@ class TorchDrafter(ModelDrafter):
         dtype: str = "float32",
         num_threads: int | None = None,
         max_length: int | None = None,
+        digest: str | None = None,
     ) -> None:
         """Load a model.
 
@@ -73,6 +75,7 @@ class TorchDrafter(ModelDrafter):
             dtype: precision of weights and cache (`float32`, `bfloat16`, `float16`).
             num_threads: cores torch may use, for the whole process; None leaves torch's own choice.
             max_length: cap on the context, to bound memory; None means the model's own.
+            digest: what `paceline models digest` printed for the folder; None takes it as it is.
         """
         try:
             import torch
@@ -85,9 +88,13 @@ class TorchDrafter(ModelDrafter):
             raise InvalidRequest(
                 f"{model} holds no config.json", field="model", cure="name a Hugging Face model folder"
             )
+        check_model_files(Path(model), digest)
+        check_safetensors(Path(model))
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
         self.model = loaded.to(device).eval()
         context = int(self.model.config.max_position_embeddings)
         length = context if max_length is None else min(max_length, context)
