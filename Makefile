@@ -16,7 +16,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow check fmt proto bench clean
+.PHONY: help demo test test-slow check fmt proto bench audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make fmt        format and fix what can be fixed"
 	@echo "make proto      generate code from proto/"
 	@echo "make bench      measure Paceline beside what you would use instead"
+	@echo "make audit      look the pinned versions up among known vulnerabilities; needs a network"
 	@echo "make clean      remove caches and builds; .venv stays"
 
 $(READY): pyproject.toml constraints.txt
@@ -68,6 +69,12 @@ proto: $(READY)
 
 bench: $(READY)
 	@$(BIN)/paceline bench
+
+# In an environment of its own: it needs two dozen packages that nothing else here does.
+audit: $(READY)
+	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
+	  .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'; }
+	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-TARGETS = ("demo", "test", "test-slow", "check", "fmt", "proto", "bench", "clean")
+TARGETS = ("demo", "test", "test-slow", "check", "fmt", "proto", "bench", "audit", "clean")
 
 
 @pytest.fixture(scope="module")

@@ -236,9 +236,10 @@ def serving_of(options: dict[str, Any]) -> Serving:
         options: the command's, by name.
     """
     chunk, rules = options["prefill_chunk_tokens"], options["rule"]
-    kept = ("model", "model_digest", "device", "dtype", "kv_cache_tokens", "threads") + (
-        "fill_drafter", "fill_draft_model", "fill_draft_model_digest"
-    )  # fmt: skip
+    kept = (
+        *("model", "model_digest", "device", "dtype", "kv_cache_tokens", "threads"),
+        *("fill_drafter", "fill_draft_model", "fill_draft_model_digest"),
+    )
     return Serving(
         **{name: options[name] for name in kept},
         verify_floor_s=options["verify_floor_ms"] / 1000,

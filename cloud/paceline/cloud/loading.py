@@ -51,7 +51,8 @@ def load_target(
 ) -> LoadedTarget:
     """Load a decoder-only language model from a directory or from the Hugging Face hub.
 
-    Only safetensors are read, no code from the model's repository is run, and all files are checked before any is opened.
+    Only safetensors are read, no code from the model's repository is run, and its files are checked before transformers
+    opens any.
 
     Args:
         name_or_path: A directory with config.json and *.safetensors, or a hub id such as `Qwen/Qwen2.5-0.5B`.

@@ -1,8 +1,8 @@
 """What a model folder may hold, checked before any loader opens it, and its digest.
 
-A loader reads whatever a folder's files point it to: code that a configuration names, weights that an index or a link has
-elsewhere, pickles. Here all of that is refused by name, for targets and draft models alike. ONNX files have rules of their
-own (`paceline.edge.onnx_files`). The folder must not change between check and use: see SECURITY.md.
+A loader reads whatever a folder's files point it to: code that a configuration names, weights that an index or a link
+has elsewhere, pickles. Here all of that is refused by name, for targets and draft models alike. ONNX files have rules
+of their own (`paceline.edge.onnx_files`). The folder must not change between check and use: see SECURITY.md.
 """
 
 import hashlib
@@ -108,14 +108,12 @@ def model_files(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def check_safetensors(folder: Path) -> None:
-    """Refuse weights that are not safetensors, lie elsewhere, or whose header does not fit them. Reads headers only.
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder, all of them in it.
 
     Raises:
-        InvalidRequest: naming the file.
+        InvalidRequest: there are none, one is missing, or the index names something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     index = folder / INDEX
     names = _indexed(index) if index.is_file() else []
     if (folder / WEIGHTS).is_file():
@@ -127,12 +125,24 @@ def check_safetensors(folder: Path) -> None:
             raise InvalidRequest(
                 f"{folder} lacks {name}, which its index names", field="model", cure="download it again"
             )
+    return [folder / name for name in names]
+
+
+def check_safetensors(folder: Path) -> None:
+    """Refuse weights that are not safetensors, lie elsewhere, or whose header does not fit them. Reads headers only.
+
+    Raises:
+        InvalidRequest: naming the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
         try:
-            with safe_open(folder / name, framework="np"):
+            with safe_open(path, framework="np"):
                 pass
         except SafetensorError as error:
             raise InvalidRequest(
-                f"{folder / name} is damaged: {error}", field="model", cure="download it again"
+                f"{path} is damaged: {error}", field="model", cure="download it again"
             ) from None
 
 
@@ -216,7 +226,7 @@ def _indexed(index: Path) -> list[str]:
             f"{index} is no index of weights", field="model", cure="download it again"
         ) from None
     for name in names:
-        if not is_plain_name(name) or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not is_plain_name(name) or not name.endswith(".safetensors"):
             raise InvalidRequest(
                 f"{index} names {name!r:.80}, which is no safetensors file beside it",
                 field="model",

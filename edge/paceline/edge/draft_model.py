@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.common.errors import InvalidRequest
-from paceline.common.model_files import check_model_files
+from paceline.common.model_files import check_model_files, weight_files
 from paceline.edge.export import DESCRIPTION, RECIPE, Precision, export, source_digest
 
 SMALL_MODEL_BYTES = 64 << 20
@@ -93,6 +93,7 @@ def resolve_draft_model(
             field="model",
             cure="name a Hugging Face folder, or one made by `paceline export`",
         )
+    weight_files(folder)
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     return _cached(folder, precision or default_precision(folder), cache, progress, all_rows=all_rows)
 

@@ -1,9 +1,9 @@
 """Where an ONNX file keeps its weights, checked before the runtime opens it.
 
-An ONNX file may name other files as the place of its weights, at any path, and runtimes have followed such names out of the
-folder more than once: by `..`, absolute paths, links, links to a parent, hard links. Here each one must be a plain file beside
-the ONNX file. The edge has no `onnx` package, and parsing gigabytes for a few names would copy them, so this walks the
-protobuf encoding and skips everything else.
+An ONNX file may name other files as the place of its weights, at any path, and runtimes have followed such names out of
+the folder more than once: by `..`, absolute paths, links, links to a parent, hard links. Here each one must be a plain
+file beside the ONNX file. The edge has no `onnx` package, and parsing gigabytes for a few names would copy them, so
+this walks the protobuf encoding and skips everything else.
 """
 
 import mmap
@@ -75,8 +75,8 @@ def external_files(data: bytes | mmap.mmap) -> Iterator[str]:
 
 
 def _fields(data: bytes | mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, beginning and end of every field of a message that has a length; others are skipped, and groups, which ONNX
-    does not use, are refused."""
+    """Number, beginning and end of every field of a message that has a length; others are skipped, and groups, which
+    ONNX does not use, are refused."""
     while position < end:
         tag, position = _varint(data, position, most=5)
         size, wire = 0, tag & 7
@@ -96,7 +96,7 @@ def _fields(data: bytes | mmap.mmap, position: int, end: int) -> Iterator[tuple[
 
 
 def _varint(data: bytes | mmap.mmap, position: int, most: int) -> tuple[int, int]:
-    """A number of at most `most` bytes, and where it ends. Five bytes are for 32 bits: parsers differ about the rest."""
+    """A number of at most `most` bytes, and where it ends. Five are for 32 bits: parsers differ about the rest."""
     value = 0
     for place in range(most):
         byte = data[position + place]

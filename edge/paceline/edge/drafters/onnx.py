@@ -14,10 +14,11 @@ import numpy as np
 import onnxruntime as ort
 
 from paceline.common.errors import InvalidRequest
+from paceline.common.model_files import is_plain_name
 from paceline.edge.draft_model import resolve_draft_model
 from paceline.edge.drafters.model import Logits, ModelDrafter
 from paceline.edge.export import Precision
-from paceline.edge.onnx_files import CURE, check_onnx, is_plain_name
+from paceline.edge.onnx_files import CURE, check_onnx
 
 MIN_CAPACITY = 256
 """Tokens a new cache has room for; it doubles from there, so a short chat on a long-context model stays
