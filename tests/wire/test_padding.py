@@ -45,6 +45,8 @@ SEAL_BYTES = 17
 """What TLS 1.3 adds to a record: the inner type, and the tag."""
 FRAME_BYTES = 9 + 5
 """Headers of HTTP/2 and gRPC before a message."""
+END_RECORDS = 4
+"""At most so many records end a text: last verdict, Finished, Close, and what HTTP/2 says of it."""
 
 
 @dataclass
@@ -106,15 +108,16 @@ def num_messages(records: Sequence[int], pad_to: int) -> int:
 
 
 def guessed(recordings: Sequence[Sequence[int]], num_prompts: int) -> float:
-    """Share of prompts guessed right by the nearest of the other recordings, all cut to one length, so that how many
-    records there are says nothing; among equally near ones a guess is as good as the share of the right prompt.
+    """Share of prompts guessed right by the nearest of the other recordings; among equally near ones a guess is as good as
+    the share of the right prompt. All are cut to one length, before the end of the shortest: how many records there are
+    is not to be seen, only how large they are.
 
     Args:
-        recordings: record sizes in order, of several runs of each prompt, prompt after prompt.
+        recordings: record sizes in order; of every prompt in turn, as often as there are runs.
     """
-    length = min(len(one) for one in recordings)
+    length = min(len(one) for one in recordings) - END_RECORDS
     sizes = np.array([one[:length] for one in recordings])
-    prompts = np.repeat(np.arange(num_prompts), len(recordings) // num_prompts)
+    prompts = np.arange(len(recordings)) % num_prompts
     right = 0.0
     for index, one in enumerate(sizes):
         distances = np.abs(sizes - one).sum(axis=1)
@@ -207,8 +210,8 @@ async def check_a_table_s_sizes(serve: Any, tls: TlsFiles, num_prompts: int, num
     target, drafter = TableEngine(300, spread=2.0), TableDrafter(300, agreement=0.8, scale=2.0)
     requests = [
         GenerationRequest((prompt, 1, 2, 3), 30, num_speculative_tokens=5)
-        for prompt in range(num_prompts)
         for _ in range(num_runs)
+        for prompt in range(num_prompts)
     ]
     async with serve(target, listening=ServerConfig("127.0.0.1:0", tls=tls)) as served:
         await check_sizes_say_nothing(served.address, tls, drafter, requests, num_prompts)
@@ -237,8 +240,8 @@ async def test_real_models_sizes_say_nothing(models: Path, tls: TlsFiles) -> Non
     long_enough = [one for one in prompts if len(one) == 100][:20]
     requests = [
         GenerationRequest(prompt, 32, SamplingParams(0.3), seed=run, ignore_eos=True)
-        for prompt in long_enough
         for run in range(8)
+        for prompt in long_enough
     ]
     options = ["--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
     with verifier_process(models / "base", options) as process:
