@@ -129,9 +129,9 @@ CASES = (
     ),
     Case(
         "padded-laws",
-        "version: 1",
-        "version: 1\npad_to: 256\nrule: rejection",
-        2,
+        "rule: coupled",
+        "rule: rejection\npad_to: 256",
+        4,
         "pad_to",
         "rejection sends laws",
         "coupled",

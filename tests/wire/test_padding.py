@@ -108,7 +108,7 @@ def num_messages(records: Sequence[int], pad_to: int) -> int:
 
 
 def guessed(recordings: Sequence[Sequence[int]], num_prompts: int) -> float:
-    """Share of prompts guessed right by the nearest of the other recordings; among equally near ones a guess is as good as
+    """Share of prompts guessed right by the nearest other recording; among equally near ones a guess is as good as
     the share of the right prompt. All are cut to one length, before the end of the shortest: how many records there are
     is not to be seen, only how large they are.
 
