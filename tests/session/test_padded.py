@@ -35,7 +35,7 @@ from paceline.common.tokens import Draft, FinishReason, How, Origin, Rule, Sampl
 from paceline.edge.client import check_request
 from paceline.edge.request import GenerationRequest
 
-SIZES = st.integers(LEAST, MOST)
+SIZES = st.sampled_from((LEAST, 256, MOST)) | st.integers(LEAST, MOST)
 ID = (1 << 32) - 1
 LONGEST = HopReport("n" * 64, ID, ID, ID, ID, 4e9, ID, ID, 4e3, ID)
 
@@ -55,7 +55,7 @@ def answers(pad_to: int, *messages: ServerMessage) -> list[bytes]:
 @given(SIZES, st.booleans(), st.data())
 def test_every_request_has_the_size_and_its_meaning(pad_to: int, is_tree: bool, data: st.DataObject) -> None:
     """Blocks of any length up to the limit, with the largest numbers there are, and everything else that goes up."""
-    count = data.draw(st.integers(0, tokens_that_fit(pad_to)))
+    count = data.draw(st.sampled_from((0, 1, tokens_that_fit(pad_to))))
     parents = tuple(range(-1, count - 1)) if is_tree else ()
     block = Draft(ID, (1 << 64) - 1, (ID,) * count, (1.0,) * count, How.SHARED_NOISE, (), parents, True)
     writer = RequestWriter()
