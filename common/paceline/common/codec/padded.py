@@ -48,8 +48,11 @@ class ResponseWriter:
         are padded."""
         if isinstance(message, Opened):
             self._pad_to = message.pad_to
-        parts = _fitting(message, self._pad_to) if self._pad_to else [message]
-        for part in parts:
+        data = encode_response(message).SerializeToString()
+        if not self._pad_to or len(data) <= self._pad_to - _HEADER_BYTES:
+            yield _padded(data, self._pad_to)
+            return
+        for part in _fitting(message, self._pad_to):
             yield _padded(encode_response(part).SerializeToString(), self._pad_to)
 
 
@@ -62,14 +65,14 @@ def _padded(data: bytes, pad_to: int) -> bytes:
 
 
 def _fitting(message: ServerMessage, pad_to: int) -> list[ServerMessage]:
-    most = pad_to - _HEADER_BYTES
+    """What to send instead of a message that does not fit."""
     match message:
         case Finished():
-            while message.hops and _size(message) > most:
+            while message.hops and _size(message) > pad_to - _HEADER_BYTES:
                 message = replace(message, hops=message.hops[:-1])
-        case Verdict() if _size(message) > most:
+        case Verdict():
             return [*_parts(message, pad_to, is_named=False)]
-        case Provisional(verdict) if _size(message) > most:
+        case Provisional(verdict):
             return [Provisional(part) for part in _parts(verdict, pad_to, is_named=True)]
     return [message]
 
