@@ -63,6 +63,20 @@ def test_vocab_covers_every_rule() -> None:
     assert all(row["wire_bytes_per_token"] > 0 for row in found["rows"])
 
 
+@pytest.mark.slow
+def test_protections_are_measured_on_equal_texts(pair: "TinyPair") -> None:
+    """One text with each of them; padding adds bytes, and TLS adds what messages do not show."""
+    found = bench("protections", *models(pair))
+    prices = {one["name"]: one for one in found["prices"]}
+    bare, padded, tls = prices["none"], prices["padding, 256 bytes"], prices["TLS"]
+    assert found["num_different_texts"] == 0
+    assert len({one["round_us"]["count"] for one in found["prices"]}) == 1
+    assert (
+        padded["payload_bytes_per_token"] > bare["payload_bytes_per_token"] == tls["payload_bytes_per_token"]
+    )
+    assert tls["tcp_bytes_per_token"] > bare["tcp_bytes_per_token"] > bare["payload_bytes_per_token"]
+
+
 def test_concurrent_texts_equal_texts_written_alone(pair: "TinyPair") -> None:
     """One and four sessions, in three ways each, write what one session writes."""
     found = bench("concurrency", *models(pair))

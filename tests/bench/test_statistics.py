@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paceline.benchmarks.overhead import EchoRecord, overhead
-from paceline.benchmarks.statistics import Spread, median, paired_ratio, percentile, spread
+from paceline.benchmarks.statistics import Spread, median, paired_difference, paired_ratio, percentile, spread
 
 
 def test_percentile_interpolates_between_neighbours() -> None:
@@ -60,6 +60,15 @@ def test_unpaired_measurements_are_refused() -> None:
     """A missing measurement would shift every pair after it."""
     with pytest.raises(ValueError, match="2 numerators but 1"):
         paired_ratio([1.0, 2.0], [1.0])
+
+
+def test_difference_is_the_median_of_differences() -> None:
+    """Pairs stay pairs here too: 1 - 0, 20 - 18 and 300 - 200 have the median 2; one without its pair is refused."""
+    difference = paired_difference([1.0, 20.0, 300.0], [0.0, 18.0, 200.0])
+    assert (difference.median, difference.pairs) == (2.0, 3)
+    assert difference.low <= 2.0 <= difference.high
+    with pytest.raises(ValueError, match="2 of the one but 1"):
+        paired_difference([1.0, 2.0], [1.0])
 
 
 def test_overhead_is_ours_over_the_echo() -> None:

@@ -3,14 +3,17 @@
 import json
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from paceline.cli import serving
+from paceline.cli import edge, serving
+from paceline.cli.from_file import edge_defaults
 from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
+from paceline.cli.written import open_topology
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.tokens import Rule
 
@@ -184,6 +187,17 @@ def test_a_text_through_a_chain_from_one_file(start: Any, paceline: Any, chain: 
     assert by_file["usage"]["completion_tokens"] == 24
     assert len(changed["token_ids"]) == 5
     assert changed["token_ids"] != by_file["token_ids"][:5]
+
+
+def test_a_padded_chain_is_padded_whoever_asks(chain: Path) -> None:
+    """Every command that takes its defaults from a file has the option; else it would send in the open what the file
+    wants hidden."""
+    chain.write_text(chain.read_text().replace("max_new_tokens: 24", "pad_to: 256"))
+    assert edge_defaults(open_topology(chain), chain)["pad_to"] == 256
+    taking = [one.callback for one in edge.app.registered_commands if one.callback is not None]
+    options = [signature(one).parameters for one in taking if "topology" in signature(one).parameters]
+    assert len(options) >= 2
+    assert all("pad_to" in one for one in options)
 
 
 def test_a_drafter_alone_writes_locally(inline: Any, tmp_path: Path, pico: Path) -> None:

@@ -40,6 +40,15 @@ LOCAL = ("--mode", "local")
         (("--prompt", "a", "--mode", "fast"), ("mode", "'fast'", "sync")),
         (("--prompt", "a", "--num-speculative-tokens", "0"), ("num_speculative_tokens", "'0'", "auto")),
         (("--prompt", "a", "--num-speculative-tokens", "many"), ("num_speculative_tokens", "'many'", "auto")),
+        (("--prompt", "a", "--pad-to", "100"), ("pad_to", "100", "128..4096", "256")),
+        (
+            ("--prompt", "a", "--pad-to", "256", "--rule", "rejection", "--temperature", "1"),
+            ("pad_to", "rejection sends laws", "coupled"),
+        ),
+        (
+            ("--prompt", "a", "--pad-to", "128", "--num-speculative-tokens", "12"),
+            ("num_speculative_tokens", "12", "128 bytes", "at most 11"),
+        ),
         (("--prompt", "a", "--stop-token-id", "-5"), ("stop_token_ids", "-5")),
         (("--prompt", "a"), ("draft_model", "--draft-model DIR")),
         (("--prompt", "a", "--draft-model", "absent"), ("draft_model", "absent", "check the path")),

@@ -75,6 +75,7 @@ OPENS = st.builds(
     st.lists(st.text(), max_size=3).map(tuple),
     st.text(),
     MILLIS,
+    pad_to=U32,
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
     lambda pairs: QuantisedLaw(*map(tuple, zip(*pairs, strict=True))) if pairs else QuantisedLaw((), ())
@@ -140,7 +141,7 @@ ERRORS = st.builds(
 RESPONSES = st.one_of(
     verdicts(),
     st.builds(Provisional, verdicts()),
-    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS),
+    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS, pad_to=U32),
     st.builds(
         Finished, st.sampled_from(list(FinishReason)), U32, st.lists(HOP_REPORTS, max_size=3).map(tuple)
     ),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 _RESAMPLES = 4000
 
@@ -23,6 +24,16 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """Median of the ratios of paired measurements, with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Median of the differences of paired measurements, with its 95 % bootstrap interval."""
 
     median: float
     low: float
@@ -64,7 +75,23 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], *, 
     if len(numerators) != len(denominators):
         raise ValueError(f"{len(numerators)} numerators but {len(denominators)} denominators")
     ratios = np.asarray(numerators, dtype=np.float64) / np.asarray(denominators, dtype=np.float64)
-    middle = percentile(ratios.tolist(), 0.5)
-    indices = np.random.default_rng(seed).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[indices], axis=1), (0.025, 0.975))
-    return Ratio(middle, float(low), float(high), len(ratios))
+    return Ratio(*_median_and_interval(ratios, seed), len(ratios))
+
+
+def paired_difference(ones: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Difference:
+    """One less the other per pair, then as `paired_ratio`.
+
+    Raises:
+        ValueError: lengths differ, or there are no pairs.
+    """
+    if len(ones) != len(others):
+        raise ValueError(f"{len(ones)} of the one but {len(others)} of the other")
+    differences = np.asarray(ones, dtype=np.float64) - np.asarray(others, dtype=np.float64)
+    return Difference(*_median_and_interval(differences, seed), len(differences))
+
+
+def _median_and_interval(values: NDArray[np.float64], seed: int) -> tuple[float, float, float]:
+    middle = percentile(values.tolist(), 0.5)
+    indices = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(values[indices], axis=1), (0.025, 0.975))
+    return middle, float(low), float(high)

@@ -354,6 +354,34 @@ def cascade(
     _report(measure, bench.cascade_table, as_json)
 
 
+@app.command("protections")
+def protections(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 24,
+    max_new_tokens: MaxNewTokens = 96,
+    num_speculative_tokens: NumSpeculativeTokens = 5,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """TLS, certificates and tokens, padding: time per round and bytes per token beside none of them, in turn."""
+    with _extras():
+        from paceline.benchmarks import protections as bench
+
+    settings = bench.ProtectionsSettings(num_prompts, max_new_tokens, num_speculative_tokens, seed)
+    if quick:
+        settings = replace(settings, num_prompts=1, max_new_tokens=24)
+    pair = _pair(target, draft_model, drafter)
+    texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+    settings = replace(settings, num_prompts=len(texts))
+    _report(
+        lambda progress: bench.protections(pair, texts, settings, progress), bench.protections_table, as_json
+    )
+
+
 @contextmanager
 def _extras() -> Iterator[None]:
     """Benchmarks need both ends; who installed one of them is told how to get the other."""

@@ -121,6 +121,13 @@ Provisional = Annotated[
         envvar="PACELINE_PROVISIONAL",
     ),
 ]
+PadTo = Annotated[
+    int,
+    typer.Option(
+        help="Padded mode: every message has so many bytes, 128 to 4096, so that sizes say nothing. 0: off.",
+        envvar="PACELINE_PAD_TO",
+    ),
+]
 RuleName = Annotated[
     str,
     typer.Option(
@@ -198,6 +205,7 @@ def generate(
     offline: Offline = False,
     reconnect_s: ReconnectS = 30.0,
     provisional: Provisional = False,
+    pad_to: PadTo = 0,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
     draft_device: DraftDevice = "cpu",
@@ -237,6 +245,7 @@ def generate(
         offline=offline,
         reconnect_s=reconnect_s,
         provisional=provisional,
+        pad_to=pad_to,
     )
     _check(template)
     section = drafter_section(ctx, drafter)
@@ -269,6 +278,7 @@ def chat(
     num_speculative_tokens: NumSpeculativeTokens = "auto",
     offline: Offline = False,
     provisional: Provisional = False,
+    pad_to: PadTo = 0,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
     draft_device: DraftDevice = "cpu",
@@ -289,6 +299,7 @@ def chat(
         num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
         offline=offline,
         provisional=provisional,
+        pad_to=pad_to,
     )
     _check(template)
     section = drafter_section(ctx, drafter)

@@ -180,6 +180,7 @@ def edge_defaults(topology: "Topology", file: Path) -> dict[str, Any]:
         **topology.sampling.model_dump(),
         "rule": str(topology.rule or "auto"),
         "max_new_tokens": topology.max_new_tokens,
+        "pad_to": topology.pad_to,
         "tokenizer": _tokenizer(topology),
         **{key: one for key, one in _identity_defaults(hop).items() if key in _CALLING},
     }

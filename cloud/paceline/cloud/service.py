@@ -6,7 +6,7 @@ Errors go in-band first and as the status second; exception text never leaves th
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from paceline.cloud.identity import Caller, current_caller
-from paceline.common.codec import encode_description, encode_response, parse_request
+from paceline.common.codec import ResponseWriter, encode_description, parse_request
 from paceline.common.errors import PacelineError, Unauthenticated
 from paceline.common.hops.base import Verifying
 from paceline.common.messages import ClientMessage, ErrorMessage, ServerMessage
@@ -23,7 +23,7 @@ from paceline.v1 import verifier_pb2 as pb
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["VerifierService"].full_name
-IN_BAND = {f"/{SERVICE_NAME}/Decode": encode_response}
+IN_BAND = {f"/{SERVICE_NAME}/Decode": lambda error: next(ResponseWriter().write(error))}
 """Streams that say what is wrong before their status does."""
 _WRITE_GRACE_S = 2.0
 """How long a message may still be on its way to a client whose token has run out."""
@@ -40,14 +40,13 @@ class VerifierService:
         self._verifier = verifier
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server. Requests arrive as bytes: a deserialiser that raises would leak its exception."""
+        """Register with a server. Requests arrive as bytes: a deserialiser that raises would leak its exception. The
+        answers of a stream leave as bytes, of which padded mode decides."""
         handlers = {
             "Describe": grpc.unary_unary_rpc_method_handler(
                 self._describe, response_serializer=pb.DescribeResponse.SerializeToString
             ),
-            "Decode": grpc.stream_stream_rpc_method_handler(
-                self._decode, response_serializer=pb.DecodeResponse.SerializeToString
-            ),
+            "Decode": grpc.stream_stream_rpc_method_handler(self._decode),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
 
@@ -60,11 +59,12 @@ class VerifierService:
 
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
         fatal: ErrorMessage | None = None
+        writer = ResponseWriter()
         caller = current_caller.get()
         ends_s = _on_loop(caller.expires_s)
         async with aclosing(_answers(self._verifier.decode(_parsed(requests, caller)), ends_s)) as answers:
             async for message in answers:
-                if not await _written(context, message, ends_s):
+                if not await _written(context, writer.write(message), ends_s):
                     fatal = ErrorMessage.of(_expired())
                     break
                 if isinstance(message, ErrorMessage) and message.fatal:
@@ -103,14 +103,12 @@ async def _answers(
     yield ErrorMessage.of(_expired())
 
 
-async def _written(context: Any, message: ServerMessage, ends_s: float | None) -> bool:
+async def _written(context: Any, parts: Iterable[bytes], ends_s: float | None) -> bool:
     """Whether the client takes a message; one that reads nothing is not waited for past the end of its proof."""
-    if ends_s is None:
-        await context.write(encode_response(message))
-        return True
     try:
-        async with asyncio.timeout_at(ends_s + _WRITE_GRACE_S):
-            await context.write(encode_response(message))
+        async with asyncio.timeout_at(None if ends_s is None else ends_s + _WRITE_GRACE_S):
+            for data in parts:
+                await context.write(data)
     except TimeoutError:
         return False
     return True

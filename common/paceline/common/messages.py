@@ -59,6 +59,8 @@ class Open:
     """Names the generation in every hop's log."""
     deadline_s: float = 0.0
     """Seconds the client still gives the text; 0 for none."""
+    pad_to: int = 0
+    """Padded mode: bytes of every message from here on (`paceline.common.padding`); 0 for off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Opened:
     """v0 of the verifier's cost line: seconds of an engine step whatever its size."""
     verify_per_token_s: float = 0.0
     """v1: seconds per further token in the step."""
+    pad_to: int = 0
+    """`Open.pad_to`, as agreed to."""
 
 
 @dataclass(frozen=True, slots=True)

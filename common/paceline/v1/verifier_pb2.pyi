@@ -140,32 +140,36 @@ class HopDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., model_name: _Optional[str] = ..., device: _Optional[str] = ..., active_sessions: _Optional[int] = ..., num_judged: _Optional[int] = ..., num_accepted: _Optional[int] = ..., num_written: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("open", "draft", "cancel", "close")
+    __slots__ = ("open", "draft", "cancel", "close", "padding")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     open: Open
     draft: Draft
     cancel: Cancel
     close: Close
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("opened", "verdict", "finished", "draining", "error", "provisional")
+    __slots__ = ("opened", "verdict", "finished", "draining", "error", "provisional", "padding")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PROVISIONAL_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     verdict: Verdict
     finished: Finished
     draining: Draining
     error: Error
     provisional: Verdict
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., provisional: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., provisional: _Optional[_Union[Verdict, _Mapping]] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias_token_ids", "logit_biases")
@@ -190,7 +194,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "pad_to")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +211,7 @@ class Open(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    PAD_TO_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     tokenizer_fingerprint: bytes
@@ -223,10 +228,11 @@ class Open(_message.Message):
     path: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
     deadline_ms: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    pad_to: int
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us")
+    __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us", "pad_to")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +242,7 @@ class Opened(_message.Message):
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIXED_US_FIELD_NUMBER: _ClassVar[int]
     VERIFY_PER_TOKEN_US_FIELD_NUMBER: _ClassVar[int]
+    PAD_TO_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     vocab_size: int
@@ -245,7 +252,8 @@ class Opened(_message.Message):
     committed_length: int
     verify_fixed_us: int
     verify_per_token_us: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., vocab_size: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., max_blocks_in_flight: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., committed_length: _Optional[int] = ..., verify_fixed_us: _Optional[int] = ..., verify_per_token_us: _Optional[int] = ...) -> None: ...
+    pad_to: int
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., vocab_size: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., max_blocks_in_flight: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., committed_length: _Optional[int] = ..., verify_fixed_us: _Optional[int] = ..., verify_per_token_us: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
 
 class Draft(_message.Message):
     __slots__ = ("base", "prefix_hash", "token_ids", "draft_probs_percent", "how", "law_sizes", "law_token_ids", "law_weights", "parents_plus_one", "more_follows")

@@ -8,13 +8,16 @@ async for event in client.generate(request):
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from paceline.common import padding
 from paceline.common.drafter import Drafter
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
 from paceline.common.hops.base import Hop
 from paceline.common.messages import PROTOCOL_VERSION, Description
+from paceline.common.padding import check_padding, tokens_that_fit
 from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokens import Rule
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadWorker
@@ -120,7 +123,7 @@ class Client:
                 f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}"
             )
         check_request(request)
-        request = without_race(request, self._drafter)
+        request = evenly(without_race(request, self._drafter))
         report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
         run = Run(
             request,
@@ -197,3 +200,18 @@ def check_request(request: GenerationRequest) -> None:
         )
     check_sampling(request.sampling)
     check_rule(request.effective_rule, request.sampling, frozenset(Rule))
+    check_padding(request.pad_to, request.effective_rule)
+    wanted = request.num_speculative_tokens
+    if request.pad_to and wanted is not None and wanted > tokens_that_fit(request.pad_to):
+        raise InvalidRequest(
+            f"blocks of {wanted} tokens do not fit messages of {request.pad_to} bytes",
+            field="num_speculative_tokens",
+            cure=f"at most {tokens_that_fit(request.pad_to)}, or a larger pad_to",
+        )
+
+
+def evenly(request: GenerationRequest) -> GenerationRequest:
+    """The request with blocks of one length, if it is padded: how long they take to write would tell of the text."""
+    if not request.pad_to or request.num_speculative_tokens is not None:
+        return request
+    return replace(request, num_speculative_tokens=padding.BLOCK)

@@ -26,8 +26,6 @@ from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedE
 from paceline.edge.run import Run
 from paceline.edge.tail import Settled, Tail
 
-_WINDOW_BEFORE_OPENED = 4
-"""Blocks sent before the verifier has said how many it takes."""
 _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
@@ -388,18 +386,15 @@ class _Pipeline:
     async def _ask(self) -> None:
         """A verifier that only steps for blocks gets an empty one when there is nothing to draft."""
         waits = self._pacing.fill in (FillPolicy.OFF, FillPolicy.BOUNDED)
-        if waits and self._stream is not None and self._situation().is_idle:
+        if waits and self._may_send() and self._situation().is_idle:
             await self._send_block(self._tail.known, self._tail.known)
 
     @property
     def _max_block(self) -> int:
-        opened = self._session.opened
-        return opened.max_draft_tokens if opened else self._run.max_draft_tokens
+        return self._run.max_draft_tokens(self._session.opened)
 
     def _may_send(self) -> bool:
-        opened = self._session.opened
-        window = opened.max_blocks_in_flight if opened else _WINDOW_BEFORE_OPENED
-        window = min(window, self._pacing.max_blocks_in_flight)
+        window = min(self._run.window(self._session), self._pacing.max_blocks_in_flight)
         return self._stream is not None and self._session.num_blocks_in_flight < window
 
     @property

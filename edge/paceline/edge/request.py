@@ -47,6 +47,8 @@ class GenerationRequest:
     """Names the generation in every hop's log."""
     path: tuple[str, ...] = ()
     """Relays it came through."""
+    pad_to: int = 0
+    """Padded mode: bytes of every message (`paceline.common.padding`); blocks do not adapt then. 0 for off."""
 
     @property
     def text(self) -> tuple[int, ...]:

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Hop
-from paceline.common.messages import Description, FillPolicy, Open
-from paceline.common.session import EdgeSession
+from paceline.common.messages import Description, FillPolicy, Open, Opened
+from paceline.common.padding import tokens_that_fit
+from paceline.common.session import EdgePhase, EdgeSession
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
 from paceline.edge.request import GenerationRequest, Report
 
 _ANY_VOCAB = 1 << 31
+_WINDOW_BEFORE_OPENED = 4
+"""Blocks sent before the verifier has said how many it takes."""
 _SMALL_BLOCK = 16
 """Longest block while no verifier has said what it takes."""
 
@@ -53,10 +56,17 @@ class Run:
             )
         return self.hop
 
-    @property
-    def max_draft_tokens(self) -> int:
-        """Longest block, before the session is open."""
-        return self.verifier.max_draft_tokens if self.verifier else _SMALL_BLOCK
+    def max_draft_tokens(self, opened: Opened | None) -> int:
+        """Longest block."""
+        known, pad_to = opened or self.verifier, self.request.pad_to
+        most = known.max_draft_tokens if known else _SMALL_BLOCK
+        return min(most, tokens_that_fit(pad_to)) if pad_to else most
+
+    def window(self, session: EdgeSession) -> int:
+        """Blocks that may be on their way. Padded, none before the next hop has agreed: it might answer unpadded."""
+        if self.request.pad_to and session.phase is not EdgePhase.LIVE:
+            return 0
+        return session.opened.max_blocks_in_flight if session.opened else _WINDOW_BEFORE_OPENED
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -81,5 +91,6 @@ class Run:
                 committed_token_ids=request.committed_token_ids,
                 path=request.path,
                 request_id=request.request_id,
+                pad_to=request.pad_to,
             )
         )

@@ -185,6 +185,7 @@ class Passage:
             committed_token_ids=opening.committed_token_ids,
             deadline_s=opening.deadline_s,
             request_id=opening.request_id,
+            pad_to=opening.pad_to,
             path=(*opening.path, self._name),
         )
         generation = self._client.generate(request, self._config.mode, writer=self)

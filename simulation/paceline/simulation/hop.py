@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
-from paceline.common.codec import decode_response, encode_request, encode_response, parse_request
+from paceline.common.codec import RequestWriter, ResponseWriter, parse_request, parse_response
 from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.hops.base import Stream, Traffic, Verifying
 from paceline.common.messages import ClientMessage, Description, ServerMessage
 from paceline.simulation.link import CutKind, Direction, LinkShape
-from paceline.v1 import verifier_pb2 as pb
 
 Way = Literal["up", "down"]
 End = Literal["edge", "verifier"]
@@ -197,13 +196,14 @@ class _SimulatedStream:
         self.traffic = Traffic()
         self.sent: list[bytes] = []
         """What this side has sent."""
+        self._writer = RequestWriter()
         self._up, self._down = up, down
         self._on_receive = on_receive
         self._is_broken = self._is_reset = False
         self.serving = asyncio.create_task(self._serve(verifier))
 
     async def send(self, message: ClientMessage) -> None:
-        data = encode_request(message).SerializeToString()
+        data = self._writer.write(message)
         self.traffic.bytes_up += len(data)
         self.put(data)  # into the void after a reset, as with gRPC: `receive` says that the link is gone
 
@@ -216,7 +216,7 @@ class _SimulatedStream:
             await self.serving  # a verifier that failed is no quiet end
             return None
         self.traffic.bytes_down += len(data)
-        return decode_response(pb.DecodeResponse.FromString(data))
+        return parse_response(data)
 
     def put(self, data: bytes) -> None:
         """Send a message as it is."""
@@ -250,9 +250,11 @@ class _SimulatedStream:
         self._up.put(None)
 
     async def _serve(self, verifier: Verifying) -> None:
+        writer = ResponseWriter()
         try:
             async for message in verifier.decode(self._requests()):
-                self._down.put(encode_response(message).SerializeToString())
+                for data in writer.write(message):
+                    self._down.put(data)
         finally:
             self._down.put(None)
 

@@ -94,6 +94,7 @@ def _encode_open(message: Open) -> pb.Open:
         path=message.path,
         request_id=message.request_id,
         deadline_ms=max(round(message.deadline_s * 1000), 1) if message.deadline_s else 0,
+        pad_to=message.pad_to,
     )
 
 
@@ -129,6 +130,7 @@ def _decode_open(message: pb.Open) -> Open:
         path=tuple(message.path),
         request_id=message.request_id,
         deadline_s=message.deadline_ms / 1000,
+        pad_to=message.pad_to,
     )
 
 

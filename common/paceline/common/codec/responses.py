@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+from google.protobuf.message import DecodeError
+
 from paceline.common.codec.values import (
     CODES,
     FEATURE_OF,
@@ -74,6 +76,20 @@ def decode_response(response: pb.DecodeResponse) -> ServerMessage:
             f"the verifier sent an unknown value {unknown} in {kind}", cure="update paceline"
         ) from None
     raise BadReply("the verifier sent an empty message", cure="update paceline")
+
+
+def parse_response(data: bytes) -> ServerMessage:
+    """A message to the drafter from its bytes.
+
+    Raises:
+        BadReply: they are none, or as `decode_response`.
+    """
+    try:
+        return decode_response(pb.DecodeResponse.FromString(data))
+    except DecodeError:
+        raise BadReply(
+            "the verifier's message cannot be read", field="message", cure="report this verifier"
+        ) from None
 
 
 def _encode_verdict(verdict: Verdict) -> pb.Verdict:
@@ -164,6 +180,7 @@ def _encode_opened(message: Opened) -> pb.Opened:
         committed_length=message.committed_length,
         verify_fixed_us=round(message.verify_fixed_s * MICRO),
         verify_per_token_us=round(message.verify_per_token_s * MICRO),
+        pad_to=message.pad_to,
     )
 
 
@@ -178,6 +195,7 @@ def _decode_opened(message: pb.Opened) -> Opened:
         committed_length=message.committed_length,
         verify_fixed_s=message.verify_fixed_us / MICRO,
         verify_per_token_s=message.verify_per_token_us / MICRO,
+        pad_to=message.pad_to,
     )
 
 

@@ -15,6 +15,7 @@ from paceline.common.config.identity import check_identity
 from paceline.common.config.topology import ANY_ADDRESS, DrafterSection, HopSection, TargetSection, Topology
 from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.hops.grpc import check_address
+from paceline.common.padding import check_padding
 from paceline.common.session.limits import check_rule, check_sampling
 from paceline.common.tokenizer import Tokenizer
 
@@ -364,8 +365,9 @@ def _check_law(topology: Topology) -> Iterator[Finding]:
         return
     try:
         check_rule(rule, params, frozenset(type(rule)))
+        check_padding(topology.pad_to, rule)
     except InvalidRequest as error:
-        yield Finding(("rule",), error.message, error.cure)
+        yield Finding((error.field,), error.message, error.cure)
     for index, hop in enumerate(topology.hops):
         if hop.target is not None and rule not in hop.target.rules:
             yield Finding(

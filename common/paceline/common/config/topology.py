@@ -277,6 +277,9 @@ class Topology(_Section):
     """How drafts are judged; by default greedy at temperature 0, coupled above."""
     max_new_tokens: Count = 128
     """Longest text."""
+    pad_to: int = 0
+    """Padded mode: bytes of every message of a text, on every link, so that sizes say nothing. 128 to 4096; 0 for
+    off."""
     hops: Annotated[tuple[HopSection, ...], Field(min_length=1, max_length=8)]
     """From the device to the target."""
 

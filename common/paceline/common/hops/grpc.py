@@ -8,13 +8,14 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from paceline.common.codec import decode_description, decode_response, describe_request, encode_request
+from paceline.common.codec import RequestWriter, decode_description, describe_request, parse_response
 from paceline.common.errors import BadReply, InvalidRequest, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Stream, Traffic
 from paceline.common.hops.diagnosis import may_pass, translate
 from paceline.common.hops.links import Links
 from paceline.common.hops.security import Calling
 from paceline.common.messages import ClientMessage, Description, ErrorMessage, ServerMessage
+from paceline.v1 import verifier_pb2 as pb
 from paceline.v1.verifier_pb2_grpc import VerifierServiceStub
 
 # Every name is checked against the installed binary by a test: grpc ignores misspelt options in silence.
@@ -37,6 +38,7 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 CONNECT_TIMEOUT_S = 5.0
+_DECODE = f"/{pb.DESCRIPTOR.services_by_name['VerifierService'].full_name}/Decode"
 
 
 class GrpcHop:
@@ -94,7 +96,7 @@ class GrpcHop:
         """A new stream; leaving the context cancels it if it is still open."""
         async with self._links.use() as channel:
             metadata = self._metadata()
-            call = _stub(channel).Decode(metadata=metadata)
+            call = channel.stream_stream(_DECODE)(metadata=metadata)
             try:
                 yield _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
             finally:
@@ -126,14 +128,15 @@ class _GrpcStream:
     def __init__(self, call: Any, translate: Any, has_new_token: Callable[[], bool]) -> None:
         self.traffic = Traffic()
         self._call = call
+        self._writer = RequestWriter()
         self._writing = asyncio.Lock()
         """The core takes one message at a time, and fails the whole call over a second one."""
         self._translate = translate
         self._has_new_token = has_new_token
 
     async def send(self, message: ClientMessage) -> None:
-        request = encode_request(message)
-        self.traffic.bytes_up += request.ByteSize()
+        request = self._writer.write(message)
+        self.traffic.bytes_up += len(request)
         try:
             async with self._writing:
                 await self._call.write(request)
@@ -143,17 +146,16 @@ class _GrpcStream:
 
     async def receive(self) -> ServerMessage | None:
         try:
-            reply = await self._call.read()
-            if reply is grpc.aio.EOF:
+            data = await self._call.read()
+            if data is grpc.aio.EOF:
                 await self._raise_for_status()
                 return None
         except grpc.aio.AioRpcError as error:
             translated = self._translate(error)
             self._require_same_token(translated.status)
             raise translated from None
-        _require_readable(reply)
-        self.traffic.bytes_down += reply.ByteSize()
-        message = decode_response(reply)
+        self.traffic.bytes_down += len(data)
+        message = parse_response(data)
         if isinstance(message, ErrorMessage):
             self._require_same_token(message.status)
         return message

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from paceline.common.codec import decode_response, encode_request, encode_response, parse_request
+from paceline.common.codec import RequestWriter, ResponseWriter, parse_request, parse_response
 from paceline.common.errors import PacelineError
 from paceline.common.hops.base import Stream, Traffic, Verifying
 from paceline.common.messages import ClientMessage, Description, ServerMessage
-from paceline.v1 import verifier_pb2 as pb
 
 
 class InProcessHop:
@@ -37,12 +36,13 @@ class InProcessHop:
 class _InProcessStream:
     def __init__(self, verifier: Verifying) -> None:
         self.traffic = Traffic()
+        self._writer = RequestWriter()
         self._up: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._down: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._pump = asyncio.create_task(self._serve(verifier))
 
     async def send(self, message: ClientMessage) -> None:
-        data = encode_request(message).SerializeToString()
+        data = self._writer.write(message)
         self.traffic.bytes_up += len(data)
         self._up.put_nowait(data)
 
@@ -52,16 +52,18 @@ class _InProcessStream:
             self._pump.result()
             return None
         self.traffic.bytes_down += len(data)
-        return decode_response(pb.DecodeResponse.FromString(data))
+        return parse_response(data)
 
     async def end(self) -> None:
         self._up.put_nowait(None)
         await asyncio.wait({self._pump})
 
     async def _serve(self, verifier: Verifying) -> None:
+        writer = ResponseWriter()
         try:
             async for message in verifier.decode(self._requests()):
-                self._down.put_nowait(encode_response(message).SerializeToString())
+                for data in writer.write(message):
+                    self._down.put_nowait(data)
         finally:
             self._down.put_nowait(None)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from paceline.common.errors import BadReply, PacelineError, Status
+from paceline.common.errors import BadReply, Incompatible, PacelineError, Status
 from paceline.common.messages import (
     Draining,
     ErrorMessage,
@@ -227,6 +227,12 @@ class EdgeSession:
                 f"the verifier holds {message.committed_length} tokens, this side {len(self.committed)}",
                 field="committed_length",
                 cure="report this verifier",
+            )
+        if message.pad_to != self.request.pad_to:
+            raise Incompatible(
+                f"the verifier pads messages to {message.pad_to} bytes (0: not at all), not to {self.request.pad_to}",
+                field="pad_to",
+                cure="update the verifier, or do without padding",
             )
         self.opened = message
         self.phase = EdgePhase.LIVE

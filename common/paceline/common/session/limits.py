@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from paceline.common import acceptance
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, OutOfRange, UnsupportedVersion
 from paceline.common.messages import PROTOCOL_VERSION, Feature, Open
+from paceline.common.padding import check_padding
 from paceline.common.sampling.quantised import LATTICE
 from paceline.common.tokens import Draft, Rule, SamplingParams
 
@@ -90,6 +91,7 @@ def check_open(request: Open, limits: Limits) -> None:
         )
     check_sampling(request.sampling, limits.vocab_size)
     check_rule(request.rule, request.sampling, limits.rules)
+    check_padding(request.pad_to, request.rule)
 
 
 def _check_path(path: tuple[str, ...]) -> None:

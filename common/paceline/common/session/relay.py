@@ -17,7 +17,7 @@ from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.edge import Commit
 from paceline.common.session.steering import Written
-from paceline.common.tokens import How, Rule, Verdict
+from paceline.common.tokens import How, Origin, Rule, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,11 @@ class _Said:
 
     prob: float
     law: QuantisedLaw | None
+
+
+def _told_as(origin: Origin) -> Origin:
+    """What the hop below is told of a token that it does not know: it cannot have drafted it."""
+    return Origin.FILLED if origin is Origin.ACCEPTED else origin
 
 
 class RelaySession:
@@ -117,7 +122,7 @@ class RelaySession:
             base=commit.position,
             num_accepted=num_same,
             next_token_id=own[-1] if own else None,
-            next_origin=commit.origins[-1] if own else None,
+            next_origin=_told_as(commit.origins[-1]) if own else None,
             filled_token_ids=own[:-1],
             author=commit.authors[-1] if own else 0,
         )

@@ -110,6 +110,7 @@ class VerifierSession:
             features=self.features,
             verify_fixed_s=verify_fixed_s,
             verify_per_token_s=verify_per_token_s,
+            pad_to=self.request.pad_to,
         )
         return [reply, *self._finish_if_complete()]
 
