@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.desk import Desk
 from paceline.cloud.engine.base import TargetEngine
+from paceline.cloud.identity import NOBODY, current_caller
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
@@ -230,7 +231,8 @@ class Verifier:
             yield ErrorMessage.of(going_away())
             return
         self._next_key += 1
-        port = Port(self._next_key, asyncio.get_running_loop())
+        caller = current_caller.get(NOBODY)
+        port = Port(self._next_key, asyncio.get_running_loop(), caller.tenant, caller.quota)
         self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:
