@@ -55,7 +55,7 @@ class AccessConfig:
     tenants: Mapping[str, frozenset[Rule]] = field(default_factory=dict)
     """Who may use this verifier, and by which rules. Empty: whoever proves to be somebody, by every rule."""
     quotas: Mapping[str, Quota] = field(default_factory=dict)
-    """How much each tenant may take; `EVERYBODY` for all who are not named, who are one tenant where nobody is asked."""
+    """How much each tenant may take; `EVERYBODY`: all who are not named. Where nobody is asked they are one tenant."""
 
     def quota_of(self, tenant: str) -> Quota:
         """What this tenant may take."""

@@ -255,7 +255,9 @@ class Desk:
     def _queue(self, port: Port) -> None:
         """It may have something to do; the sooner its turn, if its deadline would pass otherwise."""
         ends_s = self._ends_s.get(port.key)
-        is_late = ends_s is not None and port.session is not None and self._is_late(port.session, port, ends_s)
+        is_late = (
+            ends_s is not None and port.session is not None and self._is_late(port.session, port, ends_s)
+        )
         self._scheduler.add(port.key, port.tenant, ends_s if is_late else None)
 
     def _is_late(self, session: VerifierSession, port: Port, ends_s: float) -> bool:
