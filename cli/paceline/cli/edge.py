@@ -105,6 +105,10 @@ ReconnectS = Annotated[
     float,
     typer.Option(min=0, help="Seconds a broken link is tried again.", envvar="PACELINE_RECONNECT_S"),
 ]
+WaitS = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds to wait for a place at a full verifier.", envvar="PACELINE_WAIT_S"),
+]
 Provisional = Annotated[
     bool,
     typer.Option(
@@ -188,6 +192,7 @@ def generate(
     objective: ObjectiveName = "latency",
     offline: Offline = False,
     reconnect_s: ReconnectS = 30.0,
+    wait_s: WaitS = 0.0,
     provisional: Provisional = False,
     drafter: DrafterKind = "onnx",
     tokenizer: TokenizerPath = None,
@@ -227,6 +232,7 @@ def generate(
         objective=Objective.parse(objective),
         offline=offline,
         reconnect_s=reconnect_s,
+        wait_s=wait_s,
         provisional=provisional,
     )
     _check(template)

@@ -11,6 +11,8 @@ from paceline.common.errors import Busy
 
 BURST_S = 1.0
 """What a bucket holds: so many seconds of its rate, and at least one."""
+SOONEST_S = 0.1
+"""Nobody is told to come back sooner."""
 DEEP_DEBT_S = 1.0
 """A tenant with so much to wait for already gets no new sessions."""
 _PAID = 1e-9
@@ -154,5 +156,8 @@ class Quotas:
 def _beyond(tenant: str, field: str, what: str, retry_after_s: float) -> Busy:
     who = f"tenant {tenant}" if tenant else "callers without a tenant"
     return Busy(
-        f"the quota of {who} is used up: {what}", field=field, cure="retry", retry_after_s=retry_after_s
+        f"the quota of {who} is used up: {what}",
+        field=field,
+        cure="retry",
+        retry_after_s=max(retry_after_s, SOONEST_S),
     )

@@ -7,6 +7,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -184,6 +185,12 @@ class Verifier:
     def num_sessions(self) -> int:
         """Live sessions."""
         return self._desk.num_sessions
+
+    @property
+    def sessions_by_tenant(self) -> Counter[str]:
+        """How many live sessions each tenant has."""
+        live = (port for port in self._open_ports if port.session is not None and not port.has_ended)
+        return Counter(port.tenant for port in live)
 
     @property
     def num_streams(self) -> int:
