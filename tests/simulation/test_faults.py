@@ -291,7 +291,7 @@ def no_patience(patch: pytest.MonkeyPatch) -> None:
 PLANTED: dict[Plant, int] = {
     history_ignored: 225,
     randomness_per_attempt: 7,
-    no_base_check: 430,
+    no_base_check: 450,
     end_of_stream_is_the_end: 3,
     no_catch_up: 73,
     opinions_survive_a_stream: 2464,
@@ -310,8 +310,8 @@ PLANTED: dict[Plant, int] = {
     no_takeover: 3,
     retry_after_ignored: 7,
     no_patience: 74,
-    quota_never_given_back: 0,
-    quota_not_kept: 0,
+    quota_never_given_back: 13,
+    quota_not_kept: 13,
 }
 """And a seed from which on it is soon found; `test_planted_bugs_are_found_by_any_seeds` needs none."""
 RARE = (orphans_are_waited_for,)
