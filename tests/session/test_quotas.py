@@ -42,6 +42,10 @@ def test_a_debt_is_paid_and_no_more() -> None:
     assert bucket.wait_s(2.0, 1.0) == pytest.approx(0.1)
     assert not bucket.is_full(2.9)
     assert bucket.is_full(3.0)
+    bucket.spend(15.0, 1000.0)
+    assert bucket.wait_s(1000.0) == pytest.approx(0.5), (
+        "a bucket holds one second's worth, however long it was left"
+    )
 
 
 def test_buckets_of_tenants_that_left_are_dropped() -> None:

@@ -83,10 +83,16 @@ class Admission:
         self._check_round(now_s)
         pages = -(-(end + self._limits.max_draft_tokens) // self._engine.page_size)
         needed = pages * self._engine.page_size
+        if needed > self._engine.capacity_tokens:
+            raise Busy(
+                f"{needed} cache tokens are needed, there are {self._engine.capacity_tokens}",
+                field="kv_cache",
+                cure="ask for fewer tokens: no end of other sessions makes room for so many",
+            )
         reserved = sum(self._reserved.values())
         free = self._engine.capacity_tokens - reserved
         if needed > free:
-            num_ends = -(-(needed - free) * len(self._reserved) // reserved) if reserved else 1
+            num_ends = -(-(needed - free) * len(self._reserved) // reserved)
             error = self._busy(
                 f"{needed} cache tokens are needed, {free} are free", "kv_cache", num_ends, now_s
             )
