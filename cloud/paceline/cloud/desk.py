@@ -54,6 +54,9 @@ from paceline.common.tokens import Draft, Verdict
 
 log = logging.getLogger(__name__)
 
+_HASTE = 1.5
+"""A text counts as late while it would need more than its time if it took so much longer than until now."""
+
 
 class Desk:
     """Serves the sessions of one engine.
@@ -265,7 +268,7 @@ class Desk:
         now_s = self.clock()
         num_added = session.num_generated - len(session.request.committed_token_ids)
         pace_s = (now_s - port.opened_s) / num_added if num_added > 0 else self._cost.fixed_s
-        return now_s + (session.end - len(session.text)) * pace_s > ends_s
+        return now_s + _HASTE * (session.end - len(session.text)) * pace_s > ends_s
 
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
