@@ -367,7 +367,7 @@ def overload(
     with _extras():
         from paceline.benchmarks import overload as bench
 
-    settings = bench.OverloadSettings(places, excess, 3.0 if quick else seconds, step_ms)
+    settings = bench.OverloadSettings(places, excess, 2.0 if quick else seconds, step_ms)
     _report(lambda progress: bench.overload(settings, progress), bench.overload_table, as_json)
 
 

@@ -36,6 +36,9 @@ def parse_quotas(given: Sequence[str]) -> dict[str, Quota]:
         if name != EVERYBODY and not TENANT_PATTERN.fullmatch(name):
             raise InvalidRequest(f"{one!r:.80} names no tenant", field="quota", cure=_EXAMPLE)
         pairs = [_pair(one, written) for written in listed.split(",")]
+        twice = next((key for key, _ in pairs if [given for given, _ in pairs].count(key) > 1), None)
+        if twice is not None:
+            raise InvalidRequest(f"{one!r:.80} says {twice} twice", field="quota", cure="keep one of them")
         found[name] = Quota(**dict(pairs))  # type: ignore[arg-type]  # `_pair` made whole numbers of what counts
     return found
 
