@@ -3,22 +3,9 @@
 import pytest
 
 from paceline.benchmarks.overload import OverloadSettings, overload, overload_table
-from tests.bench.test_smoke import bench
 
 MARGIN = 3.0
 """Promised is 50 ms to refuse and 1.2 times the verify time; other programs share this machine's cores."""
-
-
-def test_the_excess_is_refused_and_keeps_to_it() -> None:
-    """Places stay taken, everybody else is told when to come back and does not come sooner; health answers."""
-    found = bench("overload", "--places", "2")
-    alone, crowded, again = found["phases"]
-    assert alone["refusal_s"] is again["refusal_s"] is None
-    assert crowded["refusal_s"]["count"] > 0
-    assert crowded["verify_s"]["count"] > 0
-    assert crowded["told_s"]["p50"] > 0
-    assert all(phase["hurried"] == phase["num_unhealthy"] == 0 for phase in found["phases"])
-    assert all(not phase["failed"] for phase in found["phases"])
 
 
 @pytest.mark.slow
