@@ -46,7 +46,9 @@ class Seen:
     """Came back sooner."""
     texts: int = 0
     failed: dict[str, int] = field(default_factory=dict)
-    """Texts that ended with an error, by status."""
+    """Texts that had a place and ended with an error, by status."""
+    unserved: dict[str, int] = field(default_factory=dict)
+    """Texts that never got one."""
 
 
 class WatchedHop:
@@ -113,18 +115,24 @@ class _Clients:
         """All of them, for so long."""
         seen = Seen()
         failed: Counter[str] = Counter()
+        unserved: Counter[str] = Counter()
         drafter = TableDrafter(VOCAB_SIZE, target_seed=0, agreement=0.9, scale=2.0)
         async with Client(WatchedHop(GrpcHop(self._address), seen), drafter) as client:
             begins_s = [one * min(seconds / 4, _COMING_S) / self._count for one in range(self._count)]
-            tasks = [asyncio.create_task(self._one(client, seen, failed, begin_s)) for begin_s in begins_s]
+            tasks = [
+                asyncio.create_task(self._one(client, seen, failed, unserved, begin_s))
+                for begin_s in begins_s
+            ]
             await asyncio.wait(tasks, timeout=seconds)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        seen.failed = dict(failed)
+        seen.failed, seen.unserved = dict(failed), dict(unserved)
         return seen
 
-    async def _one(self, client: Client, seen: Seen, failed: Counter[str], begin_s: float) -> None:
+    async def _one(
+        self, client: Client, seen: Seen, failed: Counter[str], unserved: Counter[str], begin_s: float
+    ) -> None:
         await asyncio.sleep(begin_s)
         while True:
             self._num_texts += 1
@@ -134,7 +142,8 @@ class _Clients:
                     pass
                 seen.texts += 1
             except PacelineError as error:
-                failed[error.status] += 1
+                counted = failed if generation.report.token_ids else unserved
+                counted[error.status] += 1
                 await asyncio.sleep(1.0)
             finally:
                 rounds = generation.report.rounds[1:]

@@ -78,8 +78,7 @@ class Admission:
         Raises:
             Busy: they are not there, all sessions are taken, or rounds would take too long.
         """
-        if len(self._reserved) >= self._config.max_sessions:
-            raise self._busy(f"all {self._config.max_sessions} sessions are taken", "sessions", 1, now_s)
+        self.check_places(now_s)
         self._check_round(now_s)
         pages = -(-(end + self._limits.max_draft_tokens) // self._engine.page_size)
         needed = pages * self._engine.page_size
@@ -99,6 +98,15 @@ class Admission:
             error.cure = "retry, or ask for fewer tokens"
             raise error
         return needed
+
+    def check_places(self, now_s: float) -> None:
+        """The part of `check` that any thread may ask.
+
+        Raises:
+            Busy: all sessions are taken.
+        """
+        if len(self._reserved) >= self._config.max_sessions:
+            raise self._busy(f"all {self._config.max_sessions} sessions are taken", "sessions", 1, now_s)
 
     def _check_round(self, now_s: float) -> None:
         """A round is what every session's turn takes if all ask at once. The first session is always taken: a cost that

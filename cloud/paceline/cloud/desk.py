@@ -133,6 +133,21 @@ class Desk:
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
 
+    def refuses_at_once(self, port: Port) -> bool:
+        """Whether an Open was answered with a refusal, for want of a place. The one thing that another thread may ask,
+        so that a refusal need not wait for the step under way: it looks at two counts and changes nothing but the
+        port, which nobody else knows yet.
+        """
+        if self._is_draining:
+            return False
+        try:
+            self._quotas.check_sessions(port.tenant, port.quota, self._session_s(port.tenant))
+            self._admission.check_places(self.clock())
+        except PacelineError as error:
+            self._fail(port, error)
+            return True
+        return False
+
     def on_message(self, port: Port, message: Request | PacelineError, arrived_s: float) -> None:
         """A stream brought a message, or what was wrong with one."""
         port.num_handled += 1
@@ -206,7 +221,7 @@ class Desk:
             port.quota,
             now_s,
             has_begun=bool(request.committed_token_ids),
-            session_s=self._admission.turnover.until(self._quotas.num_sessions(port.tenant)),
+            session_s=self._session_s(port.tenant),
         )
         self._admission.admit(port.key, self._admission.check(session.end, now_s), now_s)
         self._quotas.opened(port.tenant)
@@ -220,6 +235,10 @@ class Desk:
         self.metrics.session_opened(len(request.prompt_token_ids))
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._queue(port)
+
+    def _session_s(self, tenant: str) -> float:
+        """How long until a session of the tenant's is likely to end."""
+        return self._admission.turnover.until(self._quotas.num_sessions(tenant))
 
     def on_gone(self, port: Port) -> None:
         """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
