@@ -84,3 +84,14 @@ def test_concurrent_texts_equal_texts_written_alone(pair: "TinyPair") -> None:
     assert all(row["mismatches"] == 0 for row in found["rows"])
     live, recorded = (row["acceptance_rate"] for row in found["rows"][1:3])
     assert live == recorded
+
+
+def test_the_excess_is_refused_and_keeps_to_it() -> None:
+    """Places stay taken, everybody else is told when to come back and does not come sooner; health answers."""
+    found = bench("overload", "--places", "2")
+    alone, crowded, again = found["phases"]
+    assert alone["refusal_s"] is again["refusal_s"] is None
+    assert crowded["refusal_s"]["count"] > 0
+    assert crowded["told_s"]["p50"] > 0
+    assert all(phase["hurried"] == phase["num_unhealthy"] == 0 for phase in found["phases"])
+    assert all(not phase["failed"] for phase in found["phases"])

@@ -10,6 +10,7 @@ from paceline.cloud.desk import Desk
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.incidents import going_away
 from paceline.cloud.port import Port
+from paceline.cloud.quotas import Quotas
 from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.messages import Open, Provisional, ServerMessage
@@ -29,7 +30,7 @@ from paceline.common.session import blocks as blocks_module
 from paceline.common.session import verifier as verifier_module
 from paceline.common.session.blocks import Merged, merge
 from paceline.common.tokens import Draft, FinishReason
-from paceline.edge import pipeline as pipeline_module
+from paceline.edge import attempts as attempts_module
 from paceline.edge.pipeline import _Pipeline
 from paceline.relay.passage import Passage
 from paceline.simulation.faults import Violation, run_schedule
@@ -271,16 +272,26 @@ def retry_after_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Pipeline, "_lose", lose)
 
 
+def quota_never_given_back(patch: pytest.MonkeyPatch) -> None:
+    """A tenant's sessions that are over count on."""
+    patch.setattr(Quotas, "closed", lambda self, tenant: None)
+
+
+def quota_not_kept(patch: pytest.MonkeyPatch) -> None:
+    """Tenants may have as many sessions as they like."""
+    patch.setattr(Quotas, "check_open", lambda self, *what, **more: None)
+
+
 def no_patience(patch: pytest.MonkeyPatch) -> None:
     """A client does not wait longer from attempt to attempt."""
-    patch.setattr(pipeline_module, "_LONGEST_PAUSE_S", 0.01)
-    patch.setattr(pipeline_module, "_FIRST_PAUSE_S", 0.01)
+    patch.setattr(attempts_module, "LONGEST_PAUSE_S", 0.01)
+    patch.setattr(attempts_module, "FIRST_PAUSE_S", 0.01)
 
 
 PLANTED: dict[Plant, int] = {
     history_ignored: 225,
     randomness_per_attempt: 7,
-    no_base_check: 430,
+    no_base_check: 450,
     end_of_stream_is_the_end: 3,
     no_catch_up: 73,
     opinions_survive_a_stream: 2464,
@@ -299,6 +310,8 @@ PLANTED: dict[Plant, int] = {
     no_takeover: 3,
     retry_after_ignored: 7,
     no_patience: 74,
+    quota_never_given_back: 13,
+    quota_not_kept: 13,
 }
 """And a seed from which on it is soon found; `test_planted_bugs_are_found_by_any_seeds` needs none."""
 RARE = (orphans_are_waited_for,)

@@ -98,9 +98,18 @@ def say(value: Any) -> None:
 
 def peak_memory_bytes(pid: int) -> int | None:
     """Largest resident size a live process has had; None where the kernel does not tell."""
+    return _told(pid, "VmHWM:")
+
+
+def memory_bytes(pid: int) -> int | None:
+    """Resident size of a live process; None where the kernel does not tell."""
+    return _told(pid, "VmRSS:")
+
+
+def _told(pid: int, name: str) -> int | None:
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    kibibytes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    kibibytes = [line.split()[1] for line in lines if line.startswith(name)]
     return 1024 * int(kibibytes[0]) if kibibytes else None

@@ -382,6 +382,23 @@ def protections(
     )
 
 
+@app.command("overload")
+def overload(
+    places: Annotated[int, typer.Option(min=1, help="Sessions the verifier takes.")] = 8,
+    excess: Annotated[int, typer.Option(min=2, help="Clients per place.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, help="Of the overload.")] = 300.0,
+    step_ms: Annotated[float, typer.Option(min=0, help="What a step of the target sleeps.")] = 20.0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ten clients for each place: how soon the others are refused, and what those with a place notice of them."""
+    with _extras():
+        from paceline.benchmarks import overload as bench
+
+    settings = bench.OverloadSettings(places, excess, 2.0 if quick else seconds, step_ms)
+    _report(lambda progress: bench.overload(settings, progress), bench.overload_table, as_json)
+
+
 @contextmanager
 def _extras() -> Iterator[None]:
     """Benchmarks need both ends; who installed one of them is told how to get the other."""

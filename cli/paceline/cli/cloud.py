@@ -9,6 +9,7 @@ from rich.console import Console
 
 from paceline.cli.callers import TlsCa, TokenFile, calling_of
 from paceline.cli.from_file import take_hop, take_topology, with_section
+from paceline.cli.quotas import Quotas, parse_quotas
 from paceline.cli.serving import Serving, load, run
 from paceline.cloud.config import AccessConfig, ServerConfig, VerifierConfig
 from paceline.common.errors import InvalidRequest
@@ -57,6 +58,14 @@ KvCacheTokens = Annotated[
 ]
 PrefillChunkTokens = Annotated[
     int, typer.Option(min=1, help="Prompt tokens per engine step.", envvar="PACELINE_PREFILL_CHUNK_TOKENS")
+]
+MaxRoundMs = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Refuse new sessions where a turn of all would take longer, by measured costs. Default: as many as fit.",
+        envvar="PACELINE_MAX_ROUND_MS",
+    ),
 ]
 Rules = Annotated[
     list[Rule] | None,
@@ -155,6 +164,7 @@ def serve(
     max_sessions: MaxSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
     prefill_chunk_tokens: PrefillChunkTokens = 256,
+    max_round_ms: MaxRoundMs = None,
     rule: Rules = None,
     metrics_port: MetricsPort = None,
     drain_s: DrainS = 10.0,
@@ -168,6 +178,7 @@ def serve(
     token_key: TokenKey = None,
     token_audience: TokenAudience = "paceline",
     tenant: Tenants = None,
+    quota: Quotas = None,
     insecure_listen: InsecureListen = False,
     reflection: Reflection = False,
     verify_floor_ms: VerifyFloorMs = 0.0,
@@ -200,6 +211,7 @@ def relay(
     max_sessions: MaxSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
     prefill_chunk_tokens: PrefillChunkTokens = 256,
+    max_round_ms: MaxRoundMs = None,
     rule: Rules = None,
     metrics_port: MetricsPort = None,
     drain_s: DrainS = 10.0,
@@ -215,6 +227,7 @@ def relay(
     token_key: TokenKey = None,
     token_audience: TokenAudience = "paceline",
     tenant: Tenants = None,
+    quota: Quotas = None,
     insecure_listen: InsecureListen = False,
     reflection: Reflection = False,
     verify_floor_ms: VerifyFloorMs = 0.0,
@@ -236,6 +249,7 @@ def serving_of(options: dict[str, Any]) -> Serving:
         options: the command's, by name.
     """
     chunk, rules = options["prefill_chunk_tokens"], options["rule"]
+    round_ms = options["max_round_ms"]
     kept = (
         *("model", "model_digest", "device", "dtype", "kv_cache_tokens", "threads"),
         *("fill_drafter", "fill_draft_model", "fill_draft_model_digest"),
@@ -247,6 +261,7 @@ def serving_of(options: dict[str, Any]) -> Serving:
             max_sessions=options["max_sessions"],
             prefill_chunk_tokens=chunk,
             max_step_tokens=max(VerifierConfig().max_step_tokens, chunk),
+            max_round_s=None if round_ms is None else round_ms / 1000,
             rules=frozenset(map(Rule, rules)) if rules else frozenset(Rule),
         ),
         server=ServerConfig(
@@ -255,7 +270,10 @@ def serving_of(options: dict[str, Any]) -> Serving:
             drain_s=options["drain_s"],
             tls=TlsFiles(options["tls_cert"], options["tls_key"], options["tls_client_ca"]),
             access=AccessConfig(
-                options["token_key"], options["token_audience"], tenants=_tenants(options["tenant"] or ())
+                options["token_key"],
+                options["token_audience"],
+                tenants=_tenants(options["tenant"] or ()),
+                quotas=parse_quotas(options["quota"] or ()),
             ),
             insecure_listen=options["insecure_listen"],
             reflection=options["reflection"],

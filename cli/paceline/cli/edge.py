@@ -113,6 +113,10 @@ ReconnectS = Annotated[
     float,
     typer.Option(min=0, help="Seconds a broken link is tried again.", envvar="PACELINE_RECONNECT_S"),
 ]
+WaitS = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds to wait for a place at a full verifier.", envvar="PACELINE_WAIT_S"),
+]
 Provisional = Annotated[
     bool,
     typer.Option(
@@ -204,6 +208,7 @@ def generate(
     objective: ObjectiveName = "latency",
     offline: Offline = False,
     reconnect_s: ReconnectS = 30.0,
+    wait_s: WaitS = 0.0,
     provisional: Provisional = False,
     pad_to: PadTo = 0,
     drafter: DrafterKind = "onnx",
@@ -244,6 +249,7 @@ def generate(
         objective=Objective.parse(objective),
         offline=offline,
         reconnect_s=reconnect_s,
+        wait_s=wait_s,
         provisional=provisional,
         pad_to=pad_to,
     )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from paceline.cli.callers import calling_of
+from paceline.cli.quotas import written_quota
 from paceline.cli.serving import Serving
 from paceline.cli.written import open_topology
+from paceline.cloud.config import EVERYBODY
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.security import Calling
 from paceline.common.tokens import SamplingParams
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # pydantic costs every other command a fifth of a second
 _FILE, _HOP, _CHAIN = "paceline.topology", "paceline.hop", "paceline.chain"
 _CALLING = ("tls_ca", "tls_cert", "tls_key", "token_file")
 _SECTION = ("revision", "vocab_size", "seed")
+_TARGET = ("device", "dtype", "kv_cache_tokens", "max_round_ms")
 _CONFIG = (
     "max_sessions", "max_draft_tokens", "max_blocks_in_flight", "max_step_tokens", "prefill_chunk_tokens"
 )  # fmt: skip
@@ -107,14 +110,14 @@ def serving_defaults(topology: "Topology", index: int) -> dict[str, Any]:
         "name": hop.name,
         "rule": [str(rule) for rule in target.rules],
         **_identity_defaults(hop),
-        **{key: getattr(target, key) for key in ("device", "dtype", "kv_cache_tokens", *_CONFIG)},
+        **{key: getattr(target, key) for key in (*_TARGET, *_CONFIG)},
     }
     return {key: value for key, value in defaults.items() if value is not None}
 
 
 def _identity_defaults(hop: "HopSection") -> dict[str, Any]:
     tls, access = hop.tls, hop.access
-    tenants = (access.tenants or {}) if access is not None else {}
+    tenants = access.tenant_sections if access is not None else {}
     return {
         **(
             {}
@@ -123,7 +126,14 @@ def _identity_defaults(hop: "HopSection") -> dict[str, Any]:
         ),
         "token_key": access.token_key if access is not None else None,
         "token_audience": access.token_audience if access is not None else None,
-        "tenant": [f"{name}={','.join(rules)}" for name, rules in tenants.items()] or None,
+        "tenant": [f"{name}={','.join(one.rules)}" for name, one in tenants.items()] or None,
+        "quota": [
+            written
+            for name, one in [*tenants.items(), (EVERYBODY, access.quota if access is not None else None)]
+            if one is not None
+            for written in written_quota(name, one.model_dump())
+        ]
+        or None,
         "insecure_listen": hop.insecure,
         "token_file": hop.token_file,
     }

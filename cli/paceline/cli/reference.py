@@ -11,6 +11,8 @@ _SECTIONS = {
     "hops[…].target": "TargetSection",
     "hops[…].tls": "TlsSection",
     "hops[…].access": "AccessSection",
+    "hops[…].access.tenants.NAME": "TenantSection",
+    "hops[…].access.quota": "QuotaSection",
     "hops[…].expect": "ExpectSection",
 }
 _HEAD = """\

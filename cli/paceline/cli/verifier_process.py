@@ -34,6 +34,8 @@ _OWN_SETTINGS = (
     "TOKEN_KEY",
     "TOKEN_FILE",
     "TENANT",
+    "QUOTA",
+    "MAX_ROUND_MS",
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.security import SERVING_NAMES, TlsFiles, is_loopback
 from paceline.common.tokens import Rule
@@ -25,12 +26,19 @@ class VerifierConfig:
     """Tokens in one engine step, over all sessions."""
     prefill_chunk_tokens: int = 256
     """Prompt tokens in one engine step, so that a long prompt delays nobody by more than one chunk."""
+    max_round_s: float | None = None
+    """No new session where, by measured costs, a turn of every session would then take longer; None takes all that fit:
+    what is too slow only the operator knows."""
     max_unread_replies: int = 64
     """Replies a client may leave unread before its session stops filling; others are not affected."""
     hop_name: str = ""
     """What reports and counters call this hop."""
     rules: frozenset[Rule] = frozenset(Rule)
     """Rules this verifier applies. Under `rejection` the law a client *claims* decides; drop it for strangers."""
+
+
+EVERYBODY = "*"
+"""Stands for every tenant that is not named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,12 @@ class AccessConfig:
     """How far the clocks of this machine and of whoever signs tokens may be apart, seconds."""
     tenants: Mapping[str, frozenset[Rule]] = field(default_factory=dict)
     """Who may use this verifier, and by which rules. Empty: whoever proves to be somebody, by every rule."""
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    """How much each tenant may take; `EVERYBODY`: all who are not named. Where nobody is asked they are one tenant."""
+
+    def quota_of(self, tenant: str) -> Quota:
+        """What this tenant may take."""
+        return self.quotas.get(tenant) or self.quotas.get(EVERYBODY) or UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,8 @@ class ServerConfig:
                 field="tls_client_ca",
                 cure="add --tls-cert and --tls-key",
             )
-        if self.access.tenants and not self.knows_callers:
+        named = {*self.access.tenants, *self.access.quotas} - {EVERYBODY}
+        if named and not self.knows_callers:
             raise InvalidRequest(
                 "nobody is asked which tenant they are",
                 field="tenant",

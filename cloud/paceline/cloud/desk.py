@@ -19,6 +19,7 @@ from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.port import Port, Request, post
+from paceline.cloud.quotas import Quotas
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
@@ -53,6 +54,9 @@ from paceline.common.tokens import Draft, Verdict
 
 log = logging.getLogger(__name__)
 
+_HASTE = 1.5
+"""A text counts as late while it would need more than its time if it took so much longer than until now."""
+
 
 class Desk:
     """Serves the sessions of one engine.
@@ -83,7 +87,9 @@ class Desk:
         self.clock = clock
         self.is_stopping = False
         self._drafter = drafter
-        self._admission = Admission(engine, limits, config)
+        self._cost = CostLine()
+        self._admission = Admission(engine, limits, config, self._cost)
+        self._quotas = Quotas()
         self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
         self._ports: dict[int, Port] = {}
         self._sessions: dict[int, VerifierSession] = {}
@@ -91,7 +97,6 @@ class Desk:
         """Sessions that wait for a draft, and until when."""
         self._ends_s: dict[int, float] = {}
         """Deadlines that clients set."""
-        self._cost = CostLine()
         self._load = Load()
         self.counts = HopDescription()
         """What was done so far, over all sessions."""
@@ -105,9 +110,10 @@ class Desk:
     @property
     def next_due_s(self) -> float | None:
         """When `plan` should be asked at the latest, by the clock; None: not before something arrives."""
-        if len(self._scheduler):
-            return self.clock()
-        return min((*self._due_s.values(), *self._ends_s.values()), default=None)
+        now_s = self.clock()
+        paced = self._quotas.paced(now_s)
+        turns = [paced.get(tenant, now_s) for tenant in self._scheduler.tenants]
+        return min((*turns, *self._due_s.values(), *self._ends_s.values()), default=None)
 
     # --- what arrives -------------------------------------------------------------------------------------------------
 
@@ -126,6 +132,21 @@ class Desk:
         self._is_draining = True
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
+
+    def refuses_at_once(self, port: Port) -> bool:
+        """Whether an Open was answered with a refusal, for want of a place. The one thing that another thread may ask,
+        so that a refusal need not wait for the step under way: it looks at two counts and changes nothing but the
+        port, which nobody else knows yet.
+        """
+        if self._is_draining:
+            return False
+        try:
+            self._quotas.check_sessions(port.tenant, port.quota, self._session_s(port.tenant))
+            self._admission.check_places(self.clock())
+        except PacelineError as error:
+            self._fail(port, error)
+            return True
+        return False
 
     def on_message(self, port: Port, message: Request | PacelineError, arrived_s: float) -> None:
         """A stream brought a message, or what was wrong with one."""
@@ -153,7 +174,7 @@ class Desk:
         match message:
             case Steer() if isinstance(session, SteeredSession):
                 self._reply(port, session.steer(message))
-                self._scheduler.add(port.key)
+                self._queue(port)
             case Draft():
                 if session.phase is VerifierPhase.LIVE:
                     self._on_draft(port, session, message, arrived_s)
@@ -178,7 +199,7 @@ class Desk:
         self._reply(
             port, [replace(one, queue_s=queue_s) if isinstance(one, Verdict) else one for one in replies]
         )
-        self._scheduler.add(port.key)
+        self._queue(port)
 
     def _open(self, port: Port, message: Request | PacelineError) -> None:
         if isinstance(message, PacelineError) and not isinstance(message, BadDraft):
@@ -194,18 +215,30 @@ class Desk:
         else:
             session = VerifierSession(message, self.limits)
         request = session.request
-        needed = self._admission.check(session.end)
-        self._admission.admit(port.key, needed)
+        now_s = port.opened_s = self.clock()
+        self._quotas.check_open(
+            port.tenant,
+            port.quota,
+            now_s,
+            has_begun=bool(request.committed_token_ids),
+            session_s=self._session_s(port.tenant),
+        )
+        self._admission.admit(port.key, self._admission.check(session.end, now_s), now_s)
+        self._quotas.opened(port.tenant)
         port.session = self._sessions[port.key] = session
         self._ports[port.key] = port
         if request.deadline_s:
-            self._ends_s[port.key] = self.clock() + request.deadline_s
+            self._ends_s[port.key] = now_s + request.deadline_s
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
             port.own_drafts = OwnDrafts(self._drafter, session)
         log.info("session %d opened, request %r", port.key, request.request_id)
         self.metrics.session_opened(len(request.prompt_token_ids))
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
-        self._scheduler.add(port.key)
+        self._queue(port)
+
+    def _session_s(self, tenant: str) -> float:
+        """How long until a session of the tenant's is likely to end."""
+        return self._admission.turnover.until(self._quotas.num_sessions(tenant))
 
     def on_gone(self, port: Port) -> None:
         """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
@@ -215,7 +248,8 @@ class Desk:
             self._due_s.pop(port.key, None)
             self._ends_s.pop(port.key, None)
             self.engine.release(port.key)
-            self._admission.free(port.key)
+            self._admission.free(port.key, self.clock())
+            self._quotas.closed(port.tenant)
             if port.own_drafts is not None:
                 port.own_drafts.close()
             self.metrics.session_closed()
@@ -230,11 +264,30 @@ class Desk:
         now_s = self.clock()
         for key in _passed(self._due_s, now_s):
             del self._due_s[key]
-            self._scheduler.add(key)
+            self._queue(self._ports[key])
         for key in _passed(self._ends_s, now_s):
             self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
-        planned = self._scheduler.plan(self._sessions, self._own_draft)
-        return [part for part in planned if not self._is_clogged(part)]
+        planned = self._scheduler.plan(self._sessions, self._own_draft, self._quotas.paced(now_s))
+        planned = [part for part in planned if not self._is_clogged(part)]
+        for part in planned:
+            port = self._ports[part.key]
+            self._quotas.ran(port.tenant, port.quota, len(part.work.token_ids), now_s)
+        return planned
+
+    def _queue(self, port: Port) -> None:
+        """It may have something to do; the sooner its turn, if its deadline would pass otherwise."""
+        ends_s = self._ends_s.get(port.key)
+        is_late = (
+            ends_s is not None and port.session is not None and self._is_late(port.session, port, ends_s)
+        )
+        self._scheduler.add(port.key, port.tenant, ends_s if is_late else None)
+
+    def _is_late(self, session: VerifierSession, port: Port, ends_s: float) -> bool:
+        """Whether a text of full length would take longer than its client gives it, at the pace it has had."""
+        now_s = self.clock()
+        num_added = session.num_generated - len(session.request.committed_token_ids)
+        pace_s = (now_s - port.opened_s) / num_added if num_added > 0 else self._cost.fixed_s
+        return now_s + _HASTE * (session.end - len(session.text)) * pace_s > ends_s
 
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
@@ -281,14 +334,14 @@ class Desk:
         """A client took replies it had left unread."""
         port.is_clogged = False
         if port.key in self._sessions:
-            self._scheduler.add(port.key)
+            self._queue(port)
 
     def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
         port, work = self._ports[part.key], part.work
         session = self._sessions[part.key]
         if work.draft is None:
             session.on_prefilled(work)
-            self._scheduler.add(part.key)
+            self._queue(port)
             return
         try:
             judgement = session.judge(work, logits)
@@ -299,6 +352,7 @@ class Desk:
         except Exception:
             self._fail(port, incident("judging a draft"))
             return
+        self._admission.observe_turn(len(work.token_ids))
         queue_s = 0.0 if work.is_own else max(began_s - port.draft_arrived_s, 0.0)
         now_s = self.clock()
         length = len(session.text)
@@ -312,7 +366,7 @@ class Desk:
             now_s - began_s,
             is_own=work.is_own,
         )
-        self._scheduler.add(part.key)
+        self._queue(port)
 
     def _count(self, work: Work, num_accepted: int, num_committed: int) -> None:
         past, num_judged = self.counts, 0 if work.is_own or work.draft is None else len(work.draft)

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from paceline.cloud.config import ServerConfig
+from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.cloud.tokens import Claims, TokenVerifier
 from paceline.common.errors import PacelineError, PermissionDenied, Unauthenticated
 from paceline.common.hops.security import MAX_TOKEN_LENGTH, TENANT_PATTERN, TENANT_URI
@@ -22,6 +23,8 @@ class Caller:
     """Empty where nobody is asked."""
     rules: frozenset[Rule] = frozenset(Rule)
     """What may be asked of this verifier."""
+    quota: Quota = UNLIMITED
+    """How much of it may be taken."""
     expires_s: float | None = None
     """Unix time from which the proof no longer holds."""
 
@@ -42,6 +45,8 @@ class Caller:
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")
 """Whoever made the call that is being served; set by the guard before any handler runs."""
+NOBODY = Caller()
+"""Calls within this process, which nobody guards."""
 
 
 class Authenticator:
@@ -56,7 +61,7 @@ class Authenticator:
     def __init__(self, config: ServerConfig) -> None:
         access = config.access
         self._config = config
-        self._tenants = access.tenants
+        self._access = access
         self._leeway_s = access.leeway_s
         self._tokens = (
             TokenVerifier(access.token_key, access.token_audience, access.leeway_s)
@@ -77,16 +82,18 @@ class Authenticator:
             PermissionDenied: they have, and may not.
         """
         if not self._config.knows_callers:
-            return Caller()
+            return Caller(quota=self._access.quota_of(""))
         certified = _certified_tenant(peer) if self._config.tls.authorities is not None else ""
         claims = self._tokens.verify(_token(metadata)) if self._tokens is not None else None
         tenant = _tenant(certified, claims)
-        if self._tenants and tenant not in self._tenants:
+        allowed = self._access.tenants
+        if allowed and tenant not in allowed:
             raise PermissionDenied(
                 f"tenant {tenant} may not use this verifier", field="tenant", cure="ask its operator"
             )
         expires_s = claims.expires_s + self._leeway_s if claims is not None else None
-        return Caller(tenant, self._tenants.get(tenant) or frozenset(Rule), expires_s)
+        rules = allowed.get(tenant) or frozenset(Rule)
+        return Caller(tenant, rules, self._access.quota_of(tenant), expires_s)
 
 
 def _tenant(certified: str, claims: Claims | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from paceline.cloud.fill import Patience
 from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.messages import ClientMessage
 from paceline.common.session import Answer, Steer, Steered, VerifierSession
 
@@ -22,10 +23,13 @@ class Port:
 
     key: int
     loop: asyncio.AbstractEventLoop
+    tenant: str = ""
+    quota: Quota = UNLIMITED
     outbox: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     session: VerifierSession | None = None
     patience: Patience = field(default_factory=Patience)
     own_drafts: OwnDrafts | None = None
+    opened_s: float = 0.0
     draft_arrived_s: float = 0.0
     num_arrived: int = 0
     num_handled: int = 0

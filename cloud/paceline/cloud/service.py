@@ -14,6 +14,8 @@ import grpc
 import grpc.aio
 
 from paceline.cloud.identity import Caller, current_caller
+from paceline.cloud.quotas import Buckets
+from paceline.cloud.refusals import abort
 from paceline.common.codec import ResponseWriter, encode_description, parse_request
 from paceline.common.errors import PacelineError, Unauthenticated
 from paceline.common.hops.base import Verifying
@@ -38,6 +40,7 @@ class VerifierService:
 
     def __init__(self, verifier: Verifying) -> None:
         self._verifier = verifier
+        self._bytes = Buckets()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server. Requests arrive as bytes: a deserialiser that raises would leak its exception. The
@@ -54,7 +57,7 @@ class VerifierService:
         try:
             return encode_description(current_caller.get().describe(self._verifier.describe()))
         except PacelineError as error:
-            await context.abort(getattr(grpc.StatusCode, error.status), str(error))
+            await abort(context, error.status, str(error), error.retry_after_s)
             raise
 
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
@@ -62,15 +65,46 @@ class VerifierService:
         writer = ResponseWriter()
         caller = current_caller.get()
         ends_s = _on_loop(caller.expires_s)
-        async with aclosing(_answers(self._verifier.decode(_parsed(requests, caller)), ends_s)) as answers:
+        messages = self._parsed(requests, caller)
+        async with aclosing(_answers(self._verifier.decode(messages), ends_s)) as answers:
             async for message in answers:
-                if not await _written(context, writer.write(message), ends_s):
+                if not await self._written(context, writer.write(message), caller, ends_s):
                     fatal = ErrorMessage.of(_expired())
                     break
                 if isinstance(message, ErrorMessage) and message.fatal:
                     fatal = message
         if fatal is not None:
-            await context.abort(getattr(grpc.StatusCode, fatal.status), f"{fatal.reason}: {fatal.message}")
+            await abort(context, fatal.status, f"{fatal.reason}: {fatal.message}", fatal.retry_after_s)
+
+    async def _parsed(
+        self, requests: AsyncIterator[bytes], caller: Caller
+    ) -> AsyncIterator[ClientMessage | PacelineError]:
+        async for data in requests:
+            yield caller.admitted(parse_request(data))
+            await self._spend(caller, len(data))
+
+    async def _written(
+        self, context: Any, parts: Iterable[bytes], caller: Caller, ends_s: float | None
+    ) -> bool:
+        """Whether the client takes a message; one that reads nothing is not waited for past the end of its proof."""
+        try:
+            async with asyncio.timeout_at(None if ends_s is None else ends_s + _WRITE_GRACE_S):
+                for data in parts:
+                    await self._spend(caller, len(data))
+                    await context.write(data)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _spend(self, caller: Caller, num_bytes: int) -> None:
+        """Count a message, and wait while the tenant has sent and received more than its quota: what is not read piles
+        up at the other end, what is not written in the outbox, and then the session is not served."""
+        if caller.quota.bytes_per_s is None:
+            return
+        loop, tenant = asyncio.get_running_loop(), caller.tenant
+        self._bytes.spend(tenant, caller.quota.bytes_per_s, num_bytes, loop.time())
+        while (wait_s := self._bytes.wait_s(tenant, loop.time())) > 0:  # noqa: ASYNC110 - others spend meanwhile
+            await asyncio.sleep(wait_s)
 
 
 def _on_loop(unix_s: float | None) -> float | None:
@@ -101,21 +135,3 @@ async def _answers(
             return
         yield answer
     yield ErrorMessage.of(_expired())
-
-
-async def _written(context: Any, parts: Iterable[bytes], ends_s: float | None) -> bool:
-    """Whether the client takes a message; one that reads nothing is not waited for past the end of its proof."""
-    try:
-        async with asyncio.timeout_at(None if ends_s is None else ends_s + _WRITE_GRACE_S):
-            for data in parts:
-                await context.write(data)
-    except TimeoutError:
-        return False
-    return True
-
-
-async def _parsed(
-    requests: AsyncIterator[bytes], caller: Caller
-) -> AsyncIterator[ClientMessage | PacelineError]:
-    async for data in requests:
-        yield caller.admitted(parse_request(data))

@@ -7,6 +7,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Protocol, cast
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.desk import Desk
 from paceline.cloud.engine.base import TargetEngine
+from paceline.cloud.identity import NOBODY, current_caller
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
@@ -26,9 +28,10 @@ from paceline.common.messages import (
     Description,
     ErrorMessage,
     Feature,
+    Open,
     ServerMessage,
 )
-from paceline.common.session import Answer, Limits
+from paceline.common.session import Answer, Limits, Steered
 
 _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
@@ -185,6 +188,12 @@ class Verifier:
         return self._desk.num_sessions
 
     @property
+    def sessions_by_tenant(self) -> Counter[str]:
+        """How many live sessions each tenant has."""
+        live = (port for port in self._open_ports if port.session is not None and not port.has_ended)
+        return Counter(port.tenant for port in live)
+
+    @property
     def num_streams(self) -> int:
         """Streams that have, or had, a session: one whose text is complete may not have read it yet."""
         return sum(port.session is not None for port in self._open_ports)
@@ -230,7 +239,8 @@ class Verifier:
             yield ErrorMessage.of(going_away())
             return
         self._next_key += 1
-        port = Port(self._next_key, asyncio.get_running_loop())
+        caller = current_caller.get(NOBODY)
+        port = Port(self._next_key, asyncio.get_running_loop(), caller.tenant, caller.quota)
         self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:
@@ -254,6 +264,9 @@ class Verifier:
         try:
             async for message in requests:
                 port.num_arrived += 1
+                is_first = port.num_arrived == 1 and isinstance(message, Open | Steered)
+                if is_first and self._desk.refuses_at_once(port):
+                    continue
                 self._runner.submit(partial(self._desk.on_message, port, message, self._runner.clock()))
                 if isinstance(message, Close):
                     return

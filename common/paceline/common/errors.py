@@ -64,7 +64,8 @@ class PacelineError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
-        what_to_do = f" ({self.cure})" if self.cure else ""
+        when = f" after {self.retry_after_s:.1f} s" if self.retry_after_s > 0 else ""
+        what_to_do = f" ({self.cure or 'retry'}{when})" if self.cure or when else ""
         return f"{where}{self.message}{what_to_do}"
 
     @property

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
-from paceline.common.errors import DeadlineExceeded, PacelineError, Status, Unreachable
+from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
 from paceline.common.hops.base import Stream, Traffic
 from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
 from paceline.common.trees import chain
+from paceline.edge.attempts import Attempts, is_full, may_pass
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafting import Drafted
 from paceline.edge.flight import Flight
@@ -30,8 +31,6 @@ _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 _UNSETTLED = Settled((), None)
 
 
@@ -85,6 +84,7 @@ class _Pipeline:
         self._opened_s = self._last_s = 0.0
         self._heard_s = self._loop.time()
         self._ends_s = self._heard_s + request.deadline_s if request.deadline_s else None
+        self._waits_until_s = self._heard_s + request.wait_s
         self._is_relayed = False
         """The next hop has an opinion of its own: what it says first is not final."""
         self._is_lost = False
@@ -117,19 +117,18 @@ class _Pipeline:
             ) from None
 
     async def _keep_connected(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        attempts = Attempts(self._request.request_id)
         while self._session.phase is not EdgePhase.FINISHED:
             try:
                 await self._one_connection()
             except (Unreachable, RemoteError) as error:
                 if self._stuck_s is None:
-                    pause_s = _FIRST_PAUSE_S
+                    attempts.begin_anew()
                 self._lose(error)
                 if self._is_given_up():
                     self._finish_alone(error)
                     return
-                await asyncio.sleep(max(pause_s, error.retry_after_s))
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                await asyncio.sleep(attempts.pause_s(error.retry_after_s))
         self._run.report.finish_reason = self._session.finish_reason
         self._run.report.hops = self._session.hops
         self._run.report.round_trip_s = self._run.estimates.round_trip.typical_s
@@ -251,17 +250,15 @@ class _Pipeline:
 
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
+        self._stream = None
         never_opened = self._session.opened is None
+        if never_opened and is_full(error) and self._loop.time() + error.retry_after_s <= self._waits_until_s:
+            return
         has_begun = self._tail.committed > len(self._request.text)
-        if isinstance(error, RemoteError):
-            passing = error.status is Status.UNAVAILABLE or (
-                error.status is Status.RESOURCE_EXHAUSTED and has_begun
-            )
-            if not passing:
-                raise error
+        if isinstance(error, RemoteError) and not may_pass(error, has_begun=has_begun):
+            raise error
         if never_opened and not self._request.offline:
             raise error
-        self._stream = None
         if self._stuck_s is None:
             self._stuck_s = self._loop.time()
         if not self._is_lost:
@@ -270,7 +267,8 @@ class _Pipeline:
         self._wake.set()
 
     def _is_given_up(self) -> bool:
-        assert self._stuck_s is not None, "only a lost link is given up"
+        if self._stuck_s is None:
+            return False
         writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
         return self._loop.time() - self._stuck_s >= self._request.reconnect_s and not writes_on
 

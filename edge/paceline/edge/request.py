@@ -34,6 +34,8 @@ class GenerationRequest:
     """What mode `auto` maximises."""
     reconnect_s: float = 30.0
     """How long a broken link is tried again before the text is given up, seconds."""
+    wait_s: float = 0.0
+    """How long to wait for a place at a full verifier before the text begins, seconds."""
     offline: bool = False
     """Whether the drafter may go on alone while no verifier can be reached. What it writes is provisional until one
     has seen it."""

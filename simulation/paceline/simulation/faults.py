@@ -18,6 +18,8 @@ from functools import partial
 
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.identity import Caller, current_caller
+from paceline.cloud.quotas import UNLIMITED
 from paceline.common.errors import PacelineError, Status
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.first_reachable import FirstReachable
@@ -163,7 +165,9 @@ class _Run:
             )
         for machine in (index for reach in reaches for index in reach):
             shape = LinkShape(plan.round_trips_s[len(self.links)], seed=len(self.links))
-            self.links.append(SimulatedHop(self.machines[machine], shape, plan.lag_s))
+            above = len(self.links) >= len(reaches[0])
+            caller = Caller("relay") if above else None  # a hop knows the one below it, not the devices
+            self.links.append(SimulatedHop(self.machines[machine], shape, plan.lag_s, caller))
             self.machines[machine].links.append(self.links[-1])
         drafter = TableDrafter(
             VOCAB_SIZE, target_seed=plan.seed, own_seed=plan.seed + 1, agreement=plan.agreement
@@ -245,6 +249,7 @@ class _Run:
     async def _write(self, written: _Written) -> None:
         """A client that asks again, when it was told to, for what was refused before it began."""
         text = written.text
+        current_caller.set(Caller(text.tenant, quota=self.plan.quotas.get(text.tenant, UNLIMITED)))
         await asyncio.sleep(text.begin_s)
         while True:
             generation = self.client.generate(text.request, text.mode)
@@ -314,6 +319,9 @@ class _Run:
             wrong = {status: count for status, count in machine.refusals.items() if status not in allowed}
             if wrong:
                 raise Violation(f"{machine.name} refused: {wrong}")
+            for tenant, quota in plan.quotas.items():
+                if quota.max_sessions is not None and machine.most_sessions[tenant] > quota.max_sessions:
+                    raise Violation(f"{tenant} had more than {quota.max_sessions} sessions at {machine.name}")
             if machine.num_late:
                 raise Violation(f"{machine.name} took {machine.num_late} texts while it drained")
             if machine.num_dropped and not isinstance(machine.serving, Relay):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
+from paceline.cloud.identity import Caller, current_caller
 from paceline.common.codec import RequestWriter, ResponseWriter, parse_request, parse_response
 from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.hops.base import Stream, Traffic, Verifying
@@ -26,10 +27,14 @@ class SimulatedHop:
         shape: of the link, for all streams together.
         lag_s: each way of a stream takes up to so much longer than another's, so that what two streams say may change
             places; within one all stays in order.
+        caller: who the verifier is called by; None: whoever calls this link.
     """
 
-    def __init__(self, verifier: Verifying, shape: LinkShape, lag_s: float = 0.0) -> None:
+    def __init__(
+        self, verifier: Verifying, shape: LinkShape, lag_s: float = 0.0, caller: Caller | None = None
+    ) -> None:
         self._verifier = verifier
+        self._caller = caller
         self._lag_s = lag_s
         self._dice = random.Random(f"{shape.seed} lag")
         self._loop = asyncio.get_running_loop()
@@ -75,7 +80,7 @@ class SimulatedHop:
     def _begin(self) -> "_SimulatedStream":
         lags_s = (self._dice.uniform(0, self._lag_s), self._dice.uniform(0, self._lag_s))
         up, down = _Line(self._up, lags_s[0]), _Line(self._down, lags_s[1])
-        stream = _SimulatedStream(self._verifier, up, down, self._on_receive)
+        stream = _SimulatedStream(self._verifier, self._caller, up, down, self._on_receive)
         self._serving.add(stream.serving)
         stream.serving.add_done_callback(self._serving.discard)
         return stream
@@ -192,7 +197,14 @@ class _Line:
 
 
 class _SimulatedStream:
-    def __init__(self, verifier: Verifying, up: _Line, down: _Line, on_receive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        verifier: Verifying,
+        caller: Caller | None,
+        up: _Line,
+        down: _Line,
+        on_receive: Callable[[], None],
+    ) -> None:
         self.traffic = Traffic()
         self.sent: list[bytes] = []
         """What this side has sent."""
@@ -200,7 +212,7 @@ class _SimulatedStream:
         self._up, self._down = up, down
         self._on_receive = on_receive
         self._is_broken = self._is_reset = False
-        self.serving = asyncio.create_task(self._serve(verifier))
+        self.serving = asyncio.create_task(self._serve(verifier, caller))
 
     async def send(self, message: ClientMessage) -> None:
         data = self._writer.write(message)
@@ -249,8 +261,10 @@ class _SimulatedStream:
         """Nobody is interested any more."""
         self._up.put(None)
 
-    async def _serve(self, verifier: Verifying) -> None:
+    async def _serve(self, verifier: Verifying, caller: Caller | None) -> None:
         writer = ResponseWriter()
+        if caller is not None:
+            current_caller.set(caller)
         try:
             async for message in verifier.decode(self._requests()):
                 for data in writer.write(message):

@@ -63,6 +63,8 @@ class Machine:
         """Texts it had taken and then refused to go on with."""
         self.num_late = 0
         """Texts it took after it was told to take no more."""
+        self.most_sessions: Counter[str] = Counter()
+        """Of each tenant, at a time."""
         self._is_draining = False
         self._make_engine = engine
         self._plain_step_s = step_s
@@ -149,6 +151,7 @@ class Machine:
                 async for message in answers:
                     if isinstance(message, Opened):
                         is_taken = True
+                        self.most_sessions |= self._verifier.sessions_by_tenant
                         self.num_late += is_late
                     if isinstance(message, ErrorMessage) and message.fatal:
                         self.refusals[message.status] += 1
@@ -157,6 +160,10 @@ class Machine:
         finally:
             self._tasks.pop(task, None)
 
+    @property
+    def _verifier(self) -> Verifier:
+        return self.serving.verifier if isinstance(self.serving, Relay) else self.serving
+
     # --- what is left -------------------------------------------------------------------------------------------------
 
     def left(self) -> str:
@@ -164,11 +171,10 @@ class Machine:
         if self.is_down:
             return ""
         relayed = self.serving.num_sessions if isinstance(self.serving, Relay) else 0
-        verifier = self.serving.verifier if isinstance(self.serving, Relay) else self.serving
         held = {
             "texts relayed": relayed,
-            "sessions": verifier.num_sessions,
-            "streams": verifier.num_streams,
+            "sessions": self._verifier.num_sessions,
+            "streams": self._verifier.num_streams,
             "cached tokens": self.engine.cached_tokens(),
             "streams of links": len(self._tasks),
         }

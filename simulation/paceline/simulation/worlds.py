@@ -1,9 +1,11 @@
 """All that a seed decides: machines and the links between them, the texts to be written, and the faults that happen."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.messages import FillPolicy
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.request import GenerationRequest
@@ -65,6 +67,7 @@ class Text:
     begin_s: float
     give_up_after: int | None
     """Tokens after which its client leaves."""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class World:
     max_sessions: int
     texts: tuple[Text, ...]
     faults: tuple[Fault, ...]
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    """Of tenants that have some."""
 
     @property
     def bound_s(self) -> float:
@@ -96,7 +101,19 @@ class World:
             + 2 * sum(self.round_trips_s)
             + 2 * self.lag_s * len(self.round_trips_s)
         )
-        return last_s + LONG_S + num_tokens * per_token_s
+        return last_s + LONG_S + self._paced_s + num_tokens * per_token_s
+
+    @property
+    def _paced_s(self) -> float:
+        """What quotas cost at most: every token of a paced tenant may take a whole draft's positions, for each stream
+        a prompt, and each open its turn."""
+        paced_s = 0.0
+        for text in self.texts:
+            quota, request = self.quotas.get(text.tenant, UNLIMITED), text.request
+            if quota.positions_per_s is not None:
+                paced_s += (1 + len(self.faults)) * request.end / quota.positions_per_s
+                paced_s += 16 * request.max_new_tokens / quota.positions_per_s
+        return paced_s
 
 
 def world(seed: int) -> World:
@@ -107,7 +124,7 @@ def world(seed: int) -> World:
     reaches = FORMS[form]
     num_links = sum(len(reach) for reach in reaches)
     num_texts = dice.randint(3, 5) if family == "overload" else dice.randint(1, 3)
-    return World(
+    plain = World(
         seed=seed,
         family=family,
         form=form,
@@ -121,6 +138,24 @@ def world(seed: int) -> World:
         texts=tuple(_text(dice, f"{seed}-{index}") for index in range(num_texts)),
         faults=tuple(sorted(_faults(dice, family, form), key=lambda one: one.at_s)),
     )
+    return _with_tenants(plain) if family == "overload" else plain
+
+
+def _with_tenants(plain: World) -> World:
+    """Some of the texts, and some more, are of a tenant with quotas. Dice of its own: the rest of a world stays."""
+    dice = random.Random(f"{plain.seed} tenants")
+    if dice.random() < 0.5:
+        return plain
+    more = [_text(dice, f"{plain.seed}-more-{index}") for index in range(dice.randint(1, 3))]
+    tenants = ("small", "large", "")
+    texts = tuple(replace(text, tenant=dice.choice(tenants)) for text in (*plain.texts, *more))
+    small = Quota(
+        max_sessions=dice.choice([None, 1, 1, 2]),
+        positions_per_s=dice.choice([None, 40.0, 200.0]),
+        opens_per_s=dice.choice([None, 2.0, 20.0]),
+    )
+    max_sessions = dice.choice([plain.max_sessions, 16])
+    return replace(plain, texts=texts, quotas={"small": small}, max_sessions=max_sessions)
 
 
 def _text(dice: random.Random, name: str) -> Text:

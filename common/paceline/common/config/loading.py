@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from paceline.common.config.checks import check_tokenizers, find_faults, nearest
 from paceline.common.config.document import Document, parse_document
 from paceline.common.config.errors import Path, TopologyError
-from paceline.common.config.topology import Topology
+from paceline.common.config.topology import FORMS_OF_TENANT, Topology
 
 _PLAIN = {
     "int_type": "a whole number",
@@ -99,7 +99,7 @@ def _translate(error: ValidationError, document: Document) -> TopologyError:
     """The most telling of pydantic's errors, in our words: unknown keys first, they often cause the others."""
     details = error.errors(include_url=False)
     first = next((one for one in details if one["type"] == "extra_forbidden"), details[0])
-    path: Path = first["loc"]
+    path: Path = tuple(part for part in first["loc"] if part not in FORMS_OF_TENANT)
     message, cure = _words(first, path)
     return document.error(path, message, cure)
 
@@ -160,7 +160,7 @@ def _section(path: Path) -> type[BaseModel]:
     """The class that describes the mapping at `path`."""
     section: type[BaseModel] = Topology
     for part in path:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:
             section = next(_models(section.model_fields[part].annotation))
     return section
 

@@ -17,9 +17,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainValidator,
     PrivateAttr,
+    Tag,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
@@ -79,6 +81,7 @@ Upstreams = Annotated[
 ]
 Milliseconds = Annotated[float, Field(ge=0, lt=3_600_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, lt=1e12)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Role = Literal["drafter", "client", "relay", "verifier"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -195,6 +198,9 @@ class TargetSection(_Section):
     """Tokens in one engine step, over all sessions."""
     prefill_chunk_tokens: Count = 256
     """Prompt tokens in one engine step, so that a long prompt delays nobody by more than one chunk."""
+    max_round_ms: Milliseconds | None = None
+    """No new session where, by measured costs, a turn of every session would then take longer. Default: as many as
+    fit."""
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = tuple(Rule)
     """Rules this verifier applies; leave `rejection` out for strangers, whose claimed law it would trust."""
 
@@ -213,6 +219,41 @@ class TlsSection(_Section):
     encrypted."""
 
 
+class QuotaSection(_Section):
+    """What one tenant may take; no key, no bound."""
+
+    max_sessions: Count | None = None
+    """Sessions at a time."""
+    positions_per_s: Rate | None = None
+    """Positions run through the target: prompts, drafts (accepted or not), and its own tokens. Beyond, texts slow
+    down."""
+    bytes_per_s: Rate | None = None
+    """Payload, both ways together. Beyond, texts slow down."""
+    opens_per_s: Rate | None = None
+    """Attempts to open a session."""
+
+
+class TenantSection(QuotaSection):
+    """What one tenant may do."""
+
+    rules: tuple[Rule, ...] = ()
+    """Rules it may use; none listed: all."""
+
+
+FORMS_OF_TENANT = ("<rules>", "<section>")
+"""Which of its two forms a tenant is written in; pydantic puts them into the paths of errors."""
+
+
+def _form_of_tenant(value: Any) -> str:
+    return FORMS_OF_TENANT[0] if isinstance(value, list | tuple) else FORMS_OF_TENANT[1]
+
+
+Tenant = Annotated[
+    Annotated[tuple[Rule, ...], Tag(FORMS_OF_TENANT[0])] | Annotated[TenantSection, Tag(FORMS_OF_TENANT[1])],
+    Discriminator(_form_of_tenant),
+]
+
+
 class AccessSection(_Section):
     """Who may call a hop, and what for."""
 
@@ -220,8 +261,19 @@ class AccessSection(_Section):
     """File that checks callers' tokens: a public key (PEM), a JWKS, or a shared secret. Nobody gets in without one."""
     token_audience: Text = "paceline"
     """What a token's `aud` must hold."""
-    tenants: dict[Name, tuple[Rule, ...]] | None = None
-    """Tenants that may call, each with the rules it may use (none listed: all). Default: all who prove who they are."""
+    tenants: dict[Name, Tenant] | None = None
+    """Tenants that may call, each with its rules and quotas, or just a list of rules (empty: all). Default: all who
+    prove who they are."""
+    quota: QuotaSection | None = None
+    """What every tenant may take that has no quotas of its own. Where nobody is asked all callers are one tenant."""
+
+    @property
+    def tenant_sections(self) -> dict[str, TenantSection]:
+        """Tenants in the long form."""
+        return {
+            name: one if isinstance(one, TenantSection) else TenantSection(rules=one)
+            for name, one in (self.tenants or {}).items()
+        }
 
 
 class ExpectSection(_Section):
