@@ -25,6 +25,15 @@ class Admission:
         self._reserved: dict[int, int] = {}
         """Session to cache tokens."""
 
+    @property
+    def free_tokens(self) -> int:
+        """Cache tokens that no live session may claim. Parked caches lie in them, and make room."""
+        return self._engine.capacity_tokens - sum(self._reserved.values())
+
+    def whole_pages(self, num_tokens: int) -> int:
+        """What so many tokens take of the cache, in tokens."""
+        return -(-num_tokens // self._engine.page_size) * self._engine.page_size
+
     def check(self, end: int) -> int:
         """How many cache tokens a session needs that may grow to `end` tokens.
 
@@ -38,12 +47,10 @@ class Admission:
                 cure="retry",
                 retry_after_s=1.0,
             )
-        pages = -(-(end + self._limits.max_draft_tokens) // self._engine.page_size)
-        needed = pages * self._engine.page_size
-        free = self._engine.capacity_tokens - sum(self._reserved.values())
-        if needed > free:
+        needed = self.whole_pages(end + self._limits.max_draft_tokens)
+        if needed > self.free_tokens:
             raise Busy(
-                f"{needed} cache tokens are needed, {free} are free",
+                f"{needed} cache tokens are needed, {self.free_tokens} are free",
                 field="kv_cache",
                 cure="retry, or ask for fewer tokens",
                 retry_after_s=1.0,

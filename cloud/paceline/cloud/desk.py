@@ -12,19 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from paceline.cloud.admission import Admission
+from paceline.cloud.caches import Caches
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.cloud.fill import Load
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.parking import Name
 from paceline.cloud.port import Port, Request, post
+from paceline.cloud.receipts import Receipts
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
 from paceline.common.errors import (
     BadDraft,
     DeadlineExceeded,
+    Fenced,
     InvalidRequest,
     PacelineError,
 )
@@ -33,6 +37,7 @@ from paceline.common.messages import (
     Close,
     Draining,
     ErrorMessage,
+    Feature,
     FillPolicy,
     Finished,
     HopDescription,
@@ -63,6 +68,7 @@ class Desk:
         config: admission and batching.
         metrics: counters to keep.
         drafter: writes ahead where the verifier decodes alone; None decodes token by token.
+        receipts: checks and makes them; None leaves them out.
         clock: seconds, monotonic.
     """
 
@@ -74,6 +80,7 @@ class Desk:
         metrics: VerifierMetrics,
         *,
         drafter: Drafter | None = None,
+        receipts: Receipts | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.engine = engine
@@ -84,6 +91,8 @@ class Desk:
         self.is_stopping = False
         self._drafter = drafter
         self._admission = Admission(engine, limits, config)
+        self._caches = Caches(engine, self._admission, config, metrics, clock)
+        self._receipts = receipts
         self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
         self._ports: dict[int, Port] = {}
         self._sessions: dict[int, VerifierSession] = {}
@@ -103,17 +112,24 @@ class Desk:
         return len(self._sessions)
 
     @property
+    def num_parked(self) -> int:
+        """Caches kept for streams that broke off."""
+        return len(self._caches.parking)
+
+    @property
     def next_due_s(self) -> float | None:
         """When `plan` should be asked at the latest, by the clock; None: not before something arrives."""
         if len(self._scheduler):
             return self.clock()
-        return min((*self._due_s.values(), *self._ends_s.values()), default=None)
+        times_s = (*self._due_s.values(), *self._ends_s.values(), *self._caches.parking.due_s)
+        return min(times_s, default=None)
 
     # --- what arrives -------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Fail what is live; nothing is served any more."""
         self.is_stopping = self._is_draining = True
+        self._caches.parking.clear()
         self.fail_all(going_away())
 
     def fail_all(self, error: PacelineError) -> None:
@@ -122,8 +138,9 @@ class Desk:
             self._fail(port, error)
 
     def drain(self, grace_s: float) -> None:
-        """Refuse new sessions and tell the live ones that this verifier is going away."""
+        """Refuse new sessions and tell the live ones that this verifier is going away; nobody comes back here."""
         self._is_draining = True
+        self._caches.parking.clear()
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
 
@@ -194,10 +211,14 @@ class Desk:
         else:
             session = VerifierSession(message, self.limits)
         request = session.request
+        self._begin_ledger(port, session)
+        if request.session_id:
+            self._fence((port.tenant, request.session_id))
         needed = self._admission.check(session.end)
         self._admission.admit(port.key, needed)
         port.session = self._sessions[port.key] = session
         self._ports[port.key] = port
+        self._caches.give(port, session, needed)
         if request.deadline_s:
             self._ends_s[port.key] = self.clock() + request.deadline_s
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
@@ -207,15 +228,32 @@ class Desk:
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._scheduler.add(port.key)
 
-    def on_gone(self, port: Port) -> None:
+    def _begin_ledger(self, port: Port, session: VerifierSession) -> None:
+        """Look at what the client shows for its history. What a relay's model says is nobody's word: no receipts."""
+        if self._receipts is not None and not isinstance(session, SteeredSession):
+            ledger = self._receipts.begin(port.tenant, session.request)
+            port.ledger = ledger if Feature.RECEIPTS in session.features else None
+
+    def _fence(self, name: Name) -> None:
+        """A stream that is live under this name has lost its client: it ends, and leaves its cache to the new one."""
+        if (old := self._caches.holder(name)) is not None:
+            self._tell(old, Fenced("the session goes on in another stream", field="session_id"))
+            self.on_lost(old)
+
+    def on_lost(self, port: Port) -> None:
+        """The stream ended without a word: a session that could go on leaves its cache for whoever comes back."""
+        session = port.session
+        self.on_gone(port, parks=session is not None and session.phase is VerifierPhase.LIVE)
+
+    def on_gone(self, port: Port, *, parks: bool = False) -> None:
         """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
         if self._ports.pop(port.key, None) is not None and port.session is not None:
             port.session.close()
             del self._sessions[port.key]
             self._due_s.pop(port.key, None)
             self._ends_s.pop(port.key, None)
-            self.engine.release(port.key)
             self._admission.free(port.key)
+            self._caches.take_back(port, port.session, parks=parks)
             if port.own_drafts is not None:
                 port.own_drafts.close()
             self.metrics.session_closed()
@@ -228,6 +266,7 @@ class Desk:
     def plan(self) -> list[Planned]:
         """What the next step runs; empty if there is nothing to do yet."""
         now_s = self.clock()
+        self._caches.parking.expire()
         for key in _passed(self._due_s, now_s):
             del self._due_s[key]
             self._scheduler.add(key)
@@ -239,7 +278,13 @@ class Desk:
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
         rows = [
-            Row(part.key, work.past_length, work.token_ids, work.num_logits, work.parents)
+            Row(
+                self._ports[part.key].cache_key,
+                work.past_length,
+                work.token_ids,
+                work.num_logits,
+                work.parents,
+            )
             for part in planned
             for work in [part.work]
         ]
@@ -284,8 +329,10 @@ class Desk:
             self._scheduler.add(port.key)
 
     def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
-        port, work = self._ports[part.key], part.work
-        session = self._sessions[part.key]
+        port, work = self._ports.get(part.key), part.work
+        if port is None or port.session is None:
+            return  # its session went on elsewhere meanwhile
+        session = port.session
         if work.draft is None:
             session.on_prefilled(work)
             self._scheduler.add(part.key)
@@ -302,7 +349,10 @@ class Desk:
         queue_s = 0.0 if work.is_own else max(began_s - port.draft_arrived_s, 0.0)
         now_s = self.clock()
         length = len(session.text)
-        self._reply(port, session.on_judged(work, judgement, now_s - began_s, queue_s))
+        answers = session.on_judged(work, judgement, now_s - began_s, queue_s)
+        if port.ledger is not None:
+            answers = port.ledger.stamped(answers, session.text[length:])
+        self._reply(port, answers)
         self._after_verdict(port, work, judgement.num_accepted, len(session.text) - length, now_s)
         self._count(work, judgement.num_accepted, len(session.text) - length)
         self.metrics.judged(
@@ -360,10 +410,13 @@ class Desk:
 
     def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
-        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
-        self.metrics.failed(error.reason)
+        self._tell(port, error, blocks_settled)
         if error.fatal:
             self.on_gone(port)
+
+    def _tell(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
+        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
+        self.metrics.failed(error.reason)
 
 
 def _passed(times: dict[int, float], now_s: float) -> list[int]:

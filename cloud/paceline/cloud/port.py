@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from paceline.cloud.fill import Patience
 from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.parking import Name
+from paceline.cloud.receipts import Ledger
 from paceline.common.messages import ClientMessage
 from paceline.common.session import Answer, Steer, Steered, VerifierSession
 
@@ -22,8 +24,14 @@ class Port:
 
     key: int
     loop: asyncio.AbstractEventLoop
+    tenant: str = ""
+    """Whose it is; empty where nobody is asked."""
     outbox: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     session: VerifierSession | None = None
+    cache_key: int = 0
+    """The session's in the engine's books: that of the stream that opened it first."""
+    ledger: Ledger | None = None
+    """Makes the receipts, where some are wanted."""
     patience: Patience = field(default_factory=Patience)
     own_drafts: OwnDrafts | None = None
     draft_arrived_s: float = 0.0
@@ -34,6 +42,12 @@ class Port:
     is_clogged: bool = False
     """Not served because too many replies are unread; reading them wakes it."""
     has_ended: bool = False
+
+    @property
+    def name(self) -> Name | None:
+        """What its session is known by when another stream goes on with it; None if it is not to be."""
+        session_id = self.session.request.session_id if self.session is not None else b""
+        return (self.tenant, session_id) if session_id else None
 
     @property
     def num_unread(self) -> int:

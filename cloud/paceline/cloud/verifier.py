@@ -15,11 +15,13 @@ from typing import Protocol, cast
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.desk import Desk
 from paceline.cloud.engine.base import TargetEngine
+from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
+from paceline.cloud.receipts import Receipts
 from paceline.common.drafter import Drafter
-from paceline.common.errors import PacelineError
+from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.messages import (
     ClientMessage,
     Close,
@@ -34,6 +36,7 @@ _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
 fails on its side, and what it had not read yet is lost."""
 _FLOOD_PAUSE_S = 0.005
+_NOBODY = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,21 @@ class ThreadRunner:
             return
 
 
-def _features(engine: TargetEngine) -> frozenset[Feature]:
+def _features(engine: TargetEngine, config: VerifierConfig) -> frozenset[Feature]:
     trees = {Feature.TREE} if engine.takes_trees else set()
-    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees})
+    receipts = {Feature.RECEIPTS} if config.receipt_key is not None else set()
+    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees, *receipts})
+
+
+def _receipts(config: VerifierConfig, info: TargetInfo, metrics: VerifierMetrics) -> Receipts | None:
+    if config.receipt_key is not None:
+        model = (info.name.encode(), info.tokenizer_fingerprint)
+        return Receipts(config.receipt_key, model, metrics, is_required=config.require_receipts)
+    if config.require_receipts:
+        raise InvalidRequest(
+            "nothing tells which receipts are good", field="require_receipts", cure="add --receipt-key"
+        )
+    return None
 
 
 class Verifier:
@@ -130,6 +145,8 @@ class Verifier:
         metrics: counters to keep.
         drafter: writes ahead where the verifier decodes alone.
         runner: what drives it; a thread unless something else is given.
+    Raises:
+        InvalidRequest: the file of receipt keys cannot be used.
     """
 
     def __init__(
@@ -154,11 +171,17 @@ class Verifier:
             rules=self.config.rules,
             eos_token_ids=info.eos_token_ids,
             tokenizer_fingerprint=info.tokenizer_fingerprint,
-            features=_features(engine),
+            features=_features(engine, self.config),
         )
         self._runner = runner or ThreadRunner()
         self._desk = Desk(
-            engine, self.limits, self.config, self.metrics, drafter=drafter, clock=self._runner.clock
+            engine,
+            self.limits,
+            self.config,
+            self.metrics,
+            drafter=drafter,
+            receipts=_receipts(self.config, info, self.metrics),
+            clock=self._runner.clock,
         )
         self._next_key = 0
         self._open_ports: set[Port] = set()
@@ -183,6 +206,11 @@ class Verifier:
     def num_sessions(self) -> int:
         """Live sessions."""
         return self._desk.num_sessions
+
+    @property
+    def num_parked(self) -> int:
+        """Caches kept for streams that broke off."""
+        return self._desk.num_parked
 
     @property
     def num_streams(self) -> int:
@@ -230,7 +258,8 @@ class Verifier:
             yield ErrorMessage.of(going_away())
             return
         self._next_key += 1
-        port = Port(self._next_key, asyncio.get_running_loop())
+        tenant = current_caller.get(_NOBODY).tenant
+        port = Port(self._next_key, asyncio.get_running_loop(), tenant)
         self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:
@@ -244,7 +273,7 @@ class Verifier:
         finally:
             self._open_ports.discard(port)
             reader.cancel()
-            self._runner.submit(partial(self._desk.on_gone, port))
+            self._runner.submit(partial(self._desk.on_lost, port))
 
     def decode_steered(self, requests: AsyncIterator[Request | PacelineError]) -> AsyncIterator[Answer]:
         """Serve a relay in this process, which opens with `Steered`; otherwise as `decode`."""
@@ -259,7 +288,7 @@ class Verifier:
                     return
                 await self._until_not_flooded(port)
         finally:
-            self._runner.submit(partial(self._desk.on_gone, port))
+            self._runner.submit(partial(self._desk.on_lost, port))
 
     async def _until_not_flooded(self, port: Port) -> None:
         """Leave a client's further messages to the transport's flow control while too many of it wait here: it ignores

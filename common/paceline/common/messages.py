@@ -18,6 +18,7 @@ class Feature(StrEnum):
     SPARSE_LAW = "sparse-law"
     TREE = "tree"
     RESUME = "resume"
+    RECEIPTS = "receipts"
 
 
 class FillPolicy(StrEnum):
@@ -50,7 +51,7 @@ class Open:
     ignore_eos: bool = False
     tokenizer_fingerprint: bytes = b""
     protocol_version: int = PROTOCOL_VERSION
-    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.TREE, Feature.RESUME})
+    features: frozenset[Feature] = frozenset(Feature)
     max_fill_passes: int = 0
     """Of `FillPolicy.BOUNDED`; 0 means 8."""
     path: tuple[str, ...] = ()
@@ -59,6 +60,11 @@ class Open:
     """Names the generation in every hop's log."""
     deadline_s: float = 0.0
     """Seconds the client still gives the text; 0 for none."""
+    session_id: bytes = field(default=b"", repr=False)
+    """Secret name of the generation, under which a lost stream leaves its cache; empty: it leaves none."""
+    receipt: bytes = b""
+    """Of the first `receipt_length` tokens of prompt and history, from their last verdict."""
+    receipt_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Opened:
     """v0 of the verifier's cost line: seconds of an engine step whatever its size."""
     verify_per_token_s: float = 0.0
     """v1: seconds per further token in the step."""
+    cached_length: int = 0
+    """How much of the text was kept from an earlier stream."""
 
 
 @dataclass(frozen=True, slots=True)

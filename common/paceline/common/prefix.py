@@ -58,3 +58,9 @@ class Prefix(Sequence[int]):
     def list(self, start: int = 0) -> list[int]:
         """Tokens from `start` on, as a list."""
         return self._tokens[start:].tolist()
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
-from paceline.common.errors import DeadlineExceeded, PacelineError, Status, Unreachable
+from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
 from paceline.common.hops.base import Stream, Traffic
 from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
@@ -23,7 +23,7 @@ from paceline.edge.flight import Flight
 from paceline.edge.pacing.base import Learned, Pacing, Situation
 from paceline.edge.pacing.lookahead import is_immune
 from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedEvent, TokensEvent
-from paceline.edge.run import Run
+from paceline.edge.run import Run, new_session_id
 from paceline.edge.tail import Settled, Tail
 
 _WINDOW_BEFORE_OPENED = 4
@@ -254,13 +254,8 @@ class _Pipeline:
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
         never_opened = self._session.opened is None
-        has_begun = self._tail.committed > len(self._request.text)
-        if isinstance(error, RemoteError):
-            passing = error.status is Status.UNAVAILABLE or (
-                error.status is Status.RESOURCE_EXHAUSTED and has_begun
-            )
-            if not passing:
-                raise error
+        if isinstance(error, RemoteError) and not self._session.mends(error, new_session_id()):
+            raise error
         if never_opened and not self._request.offline:
             raise error
         self._stream = None

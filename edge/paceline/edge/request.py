@@ -47,6 +47,11 @@ class GenerationRequest:
     """Names the generation in every hop's log."""
     path: tuple[str, ...] = ()
     """Relays it came through."""
+    session_id: bytes = field(default=b"", repr=False)
+    """Under which verifiers keep the cache of a lost stream: 16 bytes, secret; empty: some are drawn."""
+    receipt: bytes = b""
+    """Proof of `committed_token_ids`, if there is one, and the length of the text it is for."""
+    receipt_length: int = 0
 
     @property
     def text(self) -> tuple[int, ...]:

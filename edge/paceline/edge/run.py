@@ -1,5 +1,6 @@
 """One generation under way."""
 
+import secrets
 from dataclasses import dataclass, field
 
 from paceline.common.drafter import Drafter
@@ -7,6 +8,7 @@ from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Hop
 from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.session import EdgeSession
+from paceline.common.session.limits import SESSION_ID_BYTES
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
 from paceline.edge.request import GenerationRequest, Report
@@ -14,6 +16,11 @@ from paceline.edge.request import GenerationRequest, Report
 _ANY_VOCAB = 1 << 31
 _SMALL_BLOCK = 16
 """Longest block while no verifier has said what it takes."""
+
+
+def new_session_id() -> bytes:
+    """A name nobody else knows."""
+    return secrets.token_bytes(SESSION_ID_BYTES)
 
 
 @dataclass(slots=True)
@@ -81,5 +88,8 @@ class Run:
                 committed_token_ids=request.committed_token_ids,
                 path=request.path,
                 request_id=request.request_id,
+                session_id=request.session_id or new_session_id(),
+                receipt=request.receipt,
+                receipt_length=request.receipt_length,
             )
         )

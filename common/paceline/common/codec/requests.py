@@ -94,6 +94,9 @@ def _encode_open(message: Open) -> pb.Open:
         path=message.path,
         request_id=message.request_id,
         deadline_ms=max(round(message.deadline_s * 1000), 1) if message.deadline_s else 0,
+        session_id=message.session_id,
+        receipt=message.receipt,
+        receipt_length=message.receipt_length,
     )
 
 
@@ -129,6 +132,9 @@ def _decode_open(message: pb.Open) -> Open:
         path=tuple(message.path),
         request_id=message.request_id,
         deadline_s=message.deadline_ms / 1000,
+        session_id=message.session_id,
+        receipt=message.receipt,
+        receipt_length=message.receipt_length,
     )
 
 

@@ -89,6 +89,7 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         filled_token_ids=verdict.filled_token_ids,
         author=verdict.author,
         accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
+        receipt=verdict.receipt,
     )
 
 
@@ -106,6 +107,7 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         filled_token_ids=tuple(message.filled_token_ids),
         author=message.author,
         accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
+        receipt=message.receipt,
     )
 
 
@@ -164,6 +166,7 @@ def _encode_opened(message: Opened) -> pb.Opened:
         committed_length=message.committed_length,
         verify_fixed_us=round(message.verify_fixed_s * MICRO),
         verify_per_token_us=round(message.verify_per_token_s * MICRO),
+        cached_length=message.cached_length,
     )
 
 
@@ -178,6 +181,7 @@ def _decode_opened(message: pb.Opened) -> Opened:
         committed_length=message.committed_length,
         verify_fixed_s=message.verify_fixed_us / MICRO,
         verify_per_token_s=message.verify_per_token_us / MICRO,
+        cached_length=message.cached_length,
     )
 
 
