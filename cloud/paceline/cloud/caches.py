@@ -55,7 +55,7 @@ class Caches:
         if port.name is None:
             self._engine.release(port.cache_key)
             return
-        del self._live[port.name]
+        self._live.pop(port.name, None)
         num_held = self._admission.whole_pages(session.num_held)
         is_kept = parks and self.parking.park(port.name, port.cache_key, session.cached_token_ids, num_held)
         if not is_kept:

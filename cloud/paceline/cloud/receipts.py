@@ -1,4 +1,4 @@
-"""Receipts: by which a fleet of verifiers knows again what one of them wrote. Pure, but for the key file.
+"""Receipts: by which a fleet of verifiers knows again what one of them wrote.
 
 A receipt is a truncated HMAC-SHA256 over tenant, model, the length of the prompt, and every token of the text. It is not
 over the prefix's hash, which two texts can be made to share: 64 bits are enough against accidents, not against people.
@@ -7,7 +7,7 @@ over the prefix's hash, which two texts can be made to share: 64 bits are enough
 import hmac
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +49,23 @@ def read_receipt_keys(file: Path) -> tuple[bytes, ...]:
     return keys
 
 
+class ReceiptKeys:
+    """The secrets of a file that may change at any time; called, it says what they are now.
+
+    Args:
+        file: see `read_receipt_keys`.
+    Raises:
+        InvalidRequest: it holds none that can be used.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._watched = Watched((file,), lambda: read_receipt_keys(file))
+
+    def __call__(self) -> tuple[bytes, ...]:
+        self._watched.refresh()
+        return self._watched.value
+
+
 class Ledger:
     """Makes the receipts of one text, each from the one before."""
 
@@ -72,19 +89,22 @@ class Receipts:
     """Checks receipts, and begins the ledgers of texts.
 
     Args:
-        file: of secrets, the same ones for all verifiers of a fleet; may change at any time.
+        keys: the secrets as they are now, the same ones for all verifiers of a fleet.
         model: whatever names the target, the same on all of them.
         metrics: counters to keep.
         is_required: take no history without one.
-    Raises:
-        InvalidRequest: the file cannot be used.
     """
 
     def __init__(
-        self, file: Path, model: tuple[bytes, ...], metrics: VerifierMetrics, *, is_required: bool
+        self,
+        keys: Callable[[], Sequence[bytes]],
+        model: tuple[bytes, ...],
+        metrics: VerifierMetrics,
+        *,
+        is_required: bool,
     ) -> None:
         self._metrics = metrics
-        self._keys = Watched((file,), lambda: read_receipt_keys(file))
+        self._keys = keys
         self._model = model
         self._is_required = is_required
 
@@ -94,7 +114,6 @@ class Receipts:
         Raises:
             BadReceipt: the history has another receipt than it should, or none where it needs one.
         """
-        self._keys.refresh()
         num_prompt = len(request.prompt_token_ids)
         num_proved = request.receipt_length - num_prompt if request.receipt else 0
         num_unproved = len(request.committed_token_ids) - num_proved
@@ -104,7 +123,7 @@ class Receipts:
                 field="receipt",
                 cure="send the last verdict's, or send them as prompt",
             )
-        macs = [self._begun(key, tenant, request, num_proved) for key in self._keys.value]
+        macs = [self._begun(key, tenant, request, num_proved) for key in self._keys()]
         if request.receipt:
             # All are looked at, whichever fits: how long it takes says nothing of the keys.
             fits = [hmac.compare_digest(mac.digest()[:RECEIPT_BYTES], request.receipt) for mac in macs]

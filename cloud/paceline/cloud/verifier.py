@@ -120,14 +120,14 @@ class ThreadRunner:
 
 def _features(engine: TargetEngine, config: VerifierConfig) -> frozenset[Feature]:
     trees = {Feature.TREE} if engine.takes_trees else set()
-    receipts = {Feature.RECEIPTS} if config.receipt_key is not None else set()
+    receipts = {Feature.RECEIPTS} if config.receipt_keys is not None else set()
     return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees, *receipts})
 
 
 def _receipts(config: VerifierConfig, info: TargetInfo, metrics: VerifierMetrics) -> Receipts | None:
-    if config.receipt_key is not None:
+    if config.receipt_keys is not None:
         model = (info.name.encode(), info.tokenizer_fingerprint)
-        return Receipts(config.receipt_key, model, metrics, is_required=config.require_receipts)
+        return Receipts(config.receipt_keys, model, metrics, is_required=config.require_receipts)
     if config.require_receipts:
         raise InvalidRequest(
             "nothing tells which receipts are good", field="require_receipts", cure="add --receipt-key"
@@ -146,7 +146,7 @@ class Verifier:
         drafter: writes ahead where the verifier decodes alone.
         runner: what drives it; a thread unless something else is given.
     Raises:
-        InvalidRequest: the file of receipt keys cannot be used.
+        InvalidRequest: receipts are required, and there are no keys for them.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from typing import Literal
 
 from paceline.common.codec import decode_response, encode_request, encode_response, parse_request
@@ -73,10 +74,10 @@ class SimulatedHop:
             self._streams.pop(stream, None)
             stream.end()
 
-    def _begin(self) -> "_SimulatedStream":
+    def _begin(self, context: Context | None = None) -> "_SimulatedStream":
         lags_s = (self._dice.uniform(0, self._lag_s), self._dice.uniform(0, self._lag_s))
         up, down = _Line(self._up, lags_s[0]), _Line(self._down, lags_s[1])
-        stream = _SimulatedStream(self._verifier, up, down, self._on_receive)
+        stream = _SimulatedStream(self._verifier, up, down, self._on_receive, context or copy_context())
         self._serving.add(stream.serving)
         stream.serving.add_done_callback(self._serving.discard)
         return stream
@@ -126,7 +127,7 @@ class SimulatedHop:
         """What each live stream has sent arrives once more, as a stream of its own whose answers nobody hears; as where
         a transport tries again by itself."""
         for stream in self._streams:
-            copy = self._begin()
+            copy = self._begin(stream.context)
             for data in stream.sent:
                 copy.put(data)
             self._loop.call_later(hold_s, copy.reset)
@@ -193,14 +194,23 @@ class _Line:
 
 
 class _SimulatedStream:
-    def __init__(self, verifier: Verifying, up: _Line, down: _Line, on_receive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        verifier: Verifying,
+        up: _Line,
+        down: _Line,
+        on_receive: Callable[[], None],
+        context: Context,
+    ) -> None:
         self.traffic = Traffic()
         self.sent: list[bytes] = []
         """What this side has sent."""
         self._up, self._down = up, down
         self._on_receive = on_receive
         self._is_broken = self._is_reset = False
-        self.serving = asyncio.create_task(self._serve(verifier))
+        self.context = context.copy()
+        """Whose stream it is, for the verifier."""
+        self.serving = asyncio.create_task(self._serve(verifier), context=self.context)
 
     async def send(self, message: ClientMessage) -> None:
         data = encode_request(message).SerializeToString()
