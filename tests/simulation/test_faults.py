@@ -342,7 +342,7 @@ PLANTED: dict[Plant, int] = {
     parked_text_not_compared: 6,
     tenants_share_names: 9,
     parked_caches_make_no_room: 3,
-    relay_keeps_receipts: 3,
+    relay_keeps_receipts: 26,
     no_takeover: 3,
     retry_after_ignored: 7,
     no_patience: 74,

@@ -128,7 +128,7 @@ def world(seed: int) -> World:
         relay_agreement=dice.choice([0.3, 0.8]),
         max_sessions=dice.randint(1, 2) if family == "overload" else 16,
         park_s=others.choice([0.0, 2.0, 30.0, 30.0, 30.0]),
-        max_parked=others.randint(0, 2) if family == "overload" else 16,
+        max_parked=others.randint(0, 4) if family == "overload" else 16,
         texts=_named(others, [_text(dice, f"{seed}-{index}") for index in range(num_texts)]),
         faults=tuple(sorted(_faults(dice, family, form), key=lambda one: one.at_s)),
     )
