@@ -344,7 +344,7 @@ PLANTED: dict[Plant, int] = {
     parked_caches_make_no_room: 3,
     relay_keeps_receipts: 26,
     no_takeover: 3,
-    retry_after_ignored: 7,
+    retry_after_ignored: 52,
     no_patience: 74,
 }
 """And a seed from which on it is soon found; `test_planted_bugs_are_found_by_any_seeds` needs none."""

@@ -72,10 +72,17 @@ class Effort:
     """What should not have been."""
     num_hits: int = 0
     _last: dict[Name, Watched] = field(default_factory=dict)
+    _asked: dict[Name, int] = field(default_factory=dict)
+    """How many streams each session has had, those included that were gone before they were answered."""
+
+    def asked(self, stream: Watched) -> None:
+        """A stream begins."""
+        self._asked[stream.name] = self._asked.get(stream.name, 0) + 1
 
     def lost(self) -> None:
         """The machine died, and all it had kept with it."""
         self._last.clear()
+        self._asked.clear()
 
     def opened(self, stream: Watched, message: Opened) -> None:
         """A stream was taken."""
@@ -85,9 +92,9 @@ class Effort:
         what = (
             f"text {stream.opening.request_id} found {message.cached_length} of {stream.length} tokens cached"
         )
+        if message.cached_length and self._asked[stream.name] == 1:
+            self.faults.append(f"{what}, which nobody left")
         if past is None:
-            if message.cached_length:
-                self.faults.append(f"{what}, which nobody left")
             return
         is_late = past.ended_s is not None and stream.opened_s - past.ended_s > self.park_s - _SLACK_S
         is_other = past.opening.prompt_token_ids != stream.opening.prompt_token_ids

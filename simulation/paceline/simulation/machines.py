@@ -154,6 +154,7 @@ class Machine:
                     is_late = self._is_draining
                     name = (current_caller.get(Caller()).tenant, message.session_id)
                     stream = Watched(name, message, self._loop.time())
+                    self.effort.asked(stream)
                 elif stream is not None and not isinstance(message, PacelineError):
                     stream.hears(message)
                 yield message
