@@ -75,6 +75,9 @@ OPENS = st.builds(
     st.lists(st.text(), max_size=3).map(tuple),
     st.text(),
     MILLIS,
+    st.binary(max_size=16),
+    st.binary(max_size=16),
+    U32,
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
     lambda pairs: QuantisedLaw(*map(tuple, zip(*pairs, strict=True))) if pairs else QuantisedLaw((), ())
@@ -116,6 +119,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         draw(IDS),
         draw(U32),
         draw(st.none() | st.integers(0, (1 << 32) - 2)),
+        draw(st.binary(max_size=16)),
     )
 
 
@@ -140,7 +144,7 @@ ERRORS = st.builds(
 RESPONSES = st.one_of(
     verdicts(),
     st.builds(Provisional, verdicts()),
-    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS),
+    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS, U32),
     st.builds(
         Finished, st.sampled_from(list(FinishReason)), U32, st.lists(HOP_REPORTS, max_size=3).map(tuple)
     ),

@@ -34,6 +34,8 @@ _OWN_SETTINGS = (
     "TOKEN_KEY",
     "TOKEN_FILE",
     "TENANT",
+    "RECEIPT_KEY",
+    "REQUIRE_RECEIPTS",
 )
 
 
