@@ -166,8 +166,8 @@ async def test_a_guessed_prompt_does_not_show(house: House) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_time_does_not_tell_whose_id_it_was(house: House) -> None:
-    """Times to the first token with copied and with never-existing ids are of one law (Kolmogorov-Smirnov); the tenant's
-    own are not, or this would say nothing."""
+    """Times to the first token with copied and with never-existing ids are of one law (Kolmogorov-Smirnov); those with
+    the tenant's own are not, or this would say nothing."""
     samples: dict[str, list[float]] = {"copied": [], "never": [], "own": []}
     for _ in range(300):
         again = await house.park("acme", secrets.token_bytes(16))

@@ -89,8 +89,8 @@ class Parking:
         return True
 
     def take(self, name: Name, text: Sequence[int], most_held: int) -> Parked | None:
-        """Hand a cache over, as far as it is of this text; it is the caller's to free from now on. None if there is none
-        of use.
+        """Hand a cache over, as far as it is of this text; it is the caller's to free from now on. None if none is of
+        use.
 
         Args:
             text: that goes on. Its last token has to be run again, whatever is cached.

@@ -1,7 +1,7 @@
 """Receipts: by which a fleet of verifiers knows again what one of them wrote.
 
-A receipt is a truncated HMAC-SHA256 over tenant, model, the length of the prompt, and every token of the text. It is not
-over the prefix's hash, which two texts can be made to share: 64 bits are enough against accidents, not against people.
+A receipt is a truncated HMAC-SHA256 over tenant, model, the length of the prompt, and every token of the text. It is
+not over the prefix's hash, which two texts can be made to share: 64 bits are enough against accidents, not people.
 """
 
 import hmac

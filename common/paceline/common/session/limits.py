@@ -111,10 +111,10 @@ def _check_path(path: tuple[str, ...]) -> None:
 
 def _check_resumption(request: Open) -> None:
     """What a client shows to be known again."""
-    for field, size in (("session_id", SESSION_ID_BYTES), ("receipt", RECEIPT_BYTES)):
-        found = len(getattr(request, field))
+    for name, size in (("session_id", SESSION_ID_BYTES), ("receipt", RECEIPT_BYTES)):
+        found = len(getattr(request, name))
         if found not in (0, size):
-            raise InvalidRequest(f"{found} bytes", field=field, cure=f"send {size}, or none")
+            raise InvalidRequest(f"{found} bytes", field=name, cure=f"send {size}, or none")
     num_prompt, num_history = len(request.prompt_token_ids), len(request.committed_token_ids)
     if request.receipt and not num_prompt < request.receipt_length <= num_prompt + num_history:
         raise InvalidRequest(
