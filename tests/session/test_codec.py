@@ -75,6 +75,9 @@ OPENS = st.builds(
     st.lists(st.text(), max_size=3).map(tuple),
     st.text(),
     MILLIS,
+    session_id=st.binary(max_size=16),
+    receipt=st.binary(max_size=16),
+    receipt_length=U32,
     pad_to=U32,
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
@@ -117,6 +120,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         draw(IDS),
         draw(U32),
         draw(st.none() | st.integers(0, (1 << 32) - 2)),
+        draw(st.binary(max_size=16)),
     )
 
 
@@ -141,7 +145,7 @@ ERRORS = st.builds(
 RESPONSES = st.one_of(
     verdicts(),
     st.builds(Provisional, verdicts()),
-    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS, pad_to=U32),
+    st.builds(Opened, U32, U32, U32, U32, IDS, FEATURES, U32, MICROS, MICROS, cached_length=U32, pad_to=U32),
     st.builds(
         Finished, st.sampled_from(list(FinishReason)), U32, st.lists(HOP_REPORTS, max_size=3).map(tuple)
     ),

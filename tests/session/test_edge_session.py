@@ -56,6 +56,57 @@ def test_hostile_answers_are_refused(message: ServerMessage, field: str) -> None
     assert session.committed.list() == [1, 2, 3]
 
 
+def test_the_last_receipt_is_shown_again_with_the_length_it_is_for() -> None:
+    """A verdict without one, or one that says nothing new, leaves the last in force; opinions have none."""
+    session = live()
+    session.receive(Verdict(3, 1, 7, Origin.RECOVERED, receipt=b"first receipt..."))
+    session.receive(Provisional(Verdict(5, 0, 7, Origin.FILLED, receipt=b"an opinion's own")))
+    session.receive(Verdict(5, receipt=b"nothing is new.."))
+    session.receive(Verdict(5, 1, 8, Origin.RECOVERED))
+    opening = session.open()
+    assert (opening.receipt, opening.receipt_length) == (b"first receipt...", 5)
+    assert opening.committed_token_ids == (4, 7, 7, 8)
+    with pytest.raises(BadReply, match="5 bytes"):
+        live().receive(Verdict(3, 1, 7, Origin.RECOVERED, receipt=b"short"))
+
+
+def refusal(status: Status, field: str = "", retry_after_s: float = 0.0) -> RemoteError:
+    """What a verifier says when it does not take a text."""
+    return RemoteError(ErrorMessage(status, "WHY", "no", field, retry_after_s=retry_after_s))
+
+
+def test_what_stood_in_the_way_is_left_out_when_a_text_is_opened_again() -> None:
+    """A name that another stream has, and a receipt that is not known: once, for then there is none."""
+    session = live()
+    session.receive(Verdict(3, 1, 7, Origin.RECOVERED, receipt=b"first receipt..."))
+    assert session.mends(refusal(Status.ABORTED), b"another name")
+    assert (session.open().session_id, session.open().receipt) == (b"another name", b"first receipt...")
+    assert session.mends(refusal(Status.FAILED_PRECONDITION, "receipt"), b"")
+    assert (session.open().receipt, session.open().receipt_length) == (b"", 0)
+    assert not session.mends(refusal(Status.FAILED_PRECONDITION, "receipt"), b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after_s", "begun", "mends"),
+    [
+        (Status.UNAVAILABLE, 0, False, True),
+        (Status.RESOURCE_EXHAUSTED, 1, False, False),
+        (Status.RESOURCE_EXHAUSTED, 1, True, True),
+        (Status.RESOURCE_EXHAUSTED, 0, True, False),
+        (Status.FAILED_PRECONDITION, 0, True, False),
+        (Status.INVALID_ARGUMENT, 0, True, False),
+    ],
+)
+def test_what_is_worth_another_attempt(
+    status: Status, retry_after_s: float, begun: bool, mends: bool
+) -> None:
+    """A verifier that is away or, once the text has begun, full until then; nothing that would be refused again."""
+    session = live()
+    if begun:
+        session.receive(Verdict(3, 1, 7, Origin.RECOVERED))
+    assert session.mends(refusal(status, "", retry_after_s), b"") is mends
+
+
 def test_a_verdict_cannot_run_past_the_length() -> None:
     """A verdict that commits more than may follow is refused whole."""
     session = live(max_new_tokens=3)
@@ -361,6 +412,20 @@ def test_prompt_is_cached_in_chunks_before_anything_is_judged() -> None:
         lengths.append((work.past_length, len(work.token_ids), work.num_logits))
         session.on_prefilled(work)
     assert lengths == [(0, 1, 0), (1, 1, 0)]
+
+
+def test_an_adopted_cache_is_not_read_again() -> None:
+    """Work begins after it; what the engine may hold is known at every moment."""
+    session = VerifierSession(Open((1, 2, 3, 4), 8, fill=FillPolicy.UNLIMITED), TREE_LIMITS)
+    session.adopt(2, 9)
+    (opened,) = session.opened()
+    assert isinstance(opened, Opened)
+    assert (opened.cached_length, session.num_held) == (2, 9)
+    work = session.next_work(10)
+    assert work is not None
+    assert (work.past_length, work.token_ids) == (2, (3, 4))
+    session.on_judged(work, Judgement(0, 5, Origin.BONUS))
+    assert (list(session.cached_token_ids), session.num_held) == ([1, 2, 3, 4], 4)
 
 
 def test_a_finished_session_ignores_results_and_cancels() -> None:

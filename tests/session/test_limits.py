@@ -35,6 +35,11 @@ def warm(**changes: Any) -> Mapping[str, Any]:
     return {"rule": Rule.COUPLED, "sampling": SamplingParams(**{"temperature": 1.0, **changes})}
 
 
+def history(**changes: Any) -> Mapping[str, Any]:
+    """An Open's changes: two tokens of history, with a receipt unless told otherwise."""
+    return {"committed_token_ids": (4, 5), "receipt": b"sixteen bytes ok", "receipt_length": 5, **changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "field", "shown"),
     [
@@ -67,6 +72,11 @@ def warm(**changes: Any) -> Mapping[str, Any]:
         (warm(logit_bias={7: float("nan")}), InvalidRequest, "logit_bias[7]", "nan"),
         (warm(logit_bias={100: 1.0}), InvalidRequest, "logit_bias[0]", "100"),
         (warm(logit_bias=dict.fromkeys(range(1025), 1.0)), InvalidRequest, "logit_bias", "1025"),
+        ({"session_id": b"short"}, InvalidRequest, "session_id", "5 bytes"),
+        ({"session_id": b"seventeen bytes.."}, InvalidRequest, "session_id", "17 bytes"),
+        (history(receipt=b"short"), InvalidRequest, "receipt", "5 bytes"),
+        (history(receipt_length=3), InvalidRequest, "receipt_length", "3"),
+        (history(receipt_length=6), InvalidRequest, "receipt_length", "6"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -94,6 +104,10 @@ def test_open_is_refused(
         {"committed_token_ids": (1,) * 10},
         {"tokenizer_fingerprint": b"ours" * 4},
         {"stop_token_ids": (99,) * 64},
+        {"session_id": b"sixteen bytes id"},
+        history(),
+        history(receipt_length=4),
+        history(receipt=b"", receipt_length=77),
     ],
 )
 def test_open_is_taken(changes: Mapping[str, Any]) -> None:

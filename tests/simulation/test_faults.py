@@ -1,14 +1,19 @@
 """Fault schedules over the real client, relays and verifiers; and planted bugs, all of which they must find."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from paceline.cloud import parking as parking_module
+from paceline.cloud import verifier as cloud_verifier_module
 from paceline.cloud.desk import Desk
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.identity import Caller
 from paceline.cloud.incidents import going_away
+from paceline.cloud.parking import Parking
 from paceline.cloud.port import Port
 from paceline.cloud.quotas import Quotas
 from paceline.common.errors import PacelineError, Unreachable
@@ -17,6 +22,7 @@ from paceline.common.messages import Open, Provisional, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
 from paceline.common.session import (
+    Commit,
     EdgePhase,
     EdgeSession,
     Limits,
@@ -240,9 +246,9 @@ def gone_sessions_are_kept(patch: pytest.MonkeyPatch) -> None:
     """Only a client that says goodbye is let go."""
     right = Desk.on_gone
 
-    def on_gone(self: Desk, port: Port) -> None:
+    def on_gone(self: Desk, port: Port, *, parks: bool = False) -> None:
         if port.session is None or port.session.phase is not VerifierPhase.LIVE:
-            right(self, port)
+            right(self, port, parks=parks)
 
     patch.setattr(Desk, "on_gone", on_gone)
 
@@ -250,6 +256,41 @@ def gone_sessions_are_kept(patch: pytest.MonkeyPatch) -> None:
 def cache_never_freed(patch: pytest.MonkeyPatch) -> None:
     """The engine keeps what belonged to sessions that are over."""
     patch.setattr(TableEngine, "release", lambda self, key: None)
+
+
+def end_of_stream_is_a_close(patch: pytest.MonkeyPatch) -> None:
+    """A stream that ends without a word takes its cache with it."""
+    patch.setattr(Desk, "on_lost", Desk.on_gone)
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> None:
+    """A stream whose client has come back in another one is kept beside it."""
+    patch.setattr(Desk, "_fence", lambda self, name: None)
+
+
+def parked_text_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """A parked cache is taken for that of whatever text comes under its name."""
+    patch.setattr(parking_module, "common_length", lambda one, other: min(len(one), len(other)))
+
+
+def tenants_share_names(patch: pytest.MonkeyPatch) -> None:
+    """A session id is enough, whoever has it."""
+    patch.setattr(cloud_verifier_module, "current_caller", ContextVar[Caller]("nobody"))
+
+
+def parked_caches_make_no_room(patch: pytest.MonkeyPatch) -> None:
+    """A live session may find that its room is taken by what is parked."""
+    patch.setattr(Parking, "fit", lambda self, num_tokens: None)
+
+
+def relay_keeps_receipts(patch: pytest.MonkeyPatch) -> None:
+    """A relay does not pass on what the last hop vouches for."""
+    right = RelaySession.on_commit
+
+    def on_commit(self: RelaySession, commit: Commit) -> Any:
+        return right(self, replace(commit, verdict=replace(commit.verdict, receipt=b"")))
+
+    patch.setattr(RelaySession, "on_commit", on_commit)
 
 
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
@@ -307,8 +348,14 @@ PLANTED: dict[Plant, int] = {
     credits_never_given_back: 3,
     gone_sessions_are_kept: 6,
     cache_never_freed: 3,
+    end_of_stream_is_a_close: 29,
+    no_fence: 29,
+    parked_text_not_compared: 6,
+    tenants_share_names: 9,
+    parked_caches_make_no_room: 3,
+    relay_keeps_receipts: 26,
     no_takeover: 3,
-    retry_after_ignored: 7,
+    retry_after_ignored: 52,
     no_patience: 74,
     quota_never_given_back: 13,
     quota_not_kept: 13,

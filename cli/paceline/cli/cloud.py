@@ -50,6 +50,33 @@ Listen = Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.",
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].", envvar="PACELINE_DEVICE")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="PACELINE_DTYPE")]
 MaxSessions = Annotated[int, typer.Option(min=1, help="Sessions at a time.", envvar="PACELINE_MAX_SESSIONS")]
+ParkS = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds the cache of a broken stream is kept for whoever comes back; 0 keeps none.",
+        envvar="PACELINE_PARK_S",
+    ),
+]
+MaxParkedSessions = Annotated[
+    int,
+    typer.Option(min=0, help="Caches kept so at a time.", envvar="PACELINE_MAX_PARKED_SESSIONS"),
+]
+ReceiptKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="The fleet's secrets for receipts, one per line: the first signs, all are known again.",
+        envvar="PACELINE_RECEIPT_KEY",
+    ),
+]
+RequireReceipts = Annotated[
+    bool,
+    typer.Option(
+        "--require-receipts",
+        help="Take no history that has no receipt.",
+        envvar="PACELINE_REQUIRE_RECEIPTS",
+    ),
+]
 KvCacheTokens = Annotated[
     int | None,
     typer.Option(
@@ -162,6 +189,8 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
+    park_s: ParkS = 60.0,
+    max_parked_sessions: MaxParkedSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
     prefill_chunk_tokens: PrefillChunkTokens = 256,
     max_round_ms: MaxRoundMs = None,
@@ -181,6 +210,8 @@ def serve(
     quota: Quotas = None,
     insecure_listen: InsecureListen = False,
     reflection: Reflection = False,
+    receipt_key: ReceiptKey = None,
+    require_receipts: RequireReceipts = False,
     verify_floor_ms: VerifyFloorMs = 0.0,
 ) -> None:
     """Load a target model and verify drafts until SIGTERM.
@@ -209,6 +240,8 @@ def relay(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
+    park_s: ParkS = 60.0,
+    max_parked_sessions: MaxParkedSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
     prefill_chunk_tokens: PrefillChunkTokens = 256,
     max_round_ms: MaxRoundMs = None,
@@ -259,6 +292,10 @@ def serving_of(options: dict[str, Any]) -> Serving:
         verify_floor_s=options["verify_floor_ms"] / 1000,
         verifier=VerifierConfig(
             max_sessions=options["max_sessions"],
+            park_s=options["park_s"],
+            max_parked_sessions=options["max_parked_sessions"],
+            receipt_keys=_receipt_keys(options.get("receipt_key")),
+            require_receipts=options.get("require_receipts", False),
             prefill_chunk_tokens=chunk,
             max_step_tokens=max(VerifierConfig().max_step_tokens, chunk),
             max_round_s=None if round_ms is None else round_ms / 1000,
@@ -284,6 +321,15 @@ def serving_of(options: dict[str, Any]) -> Serving:
         upstreams=tuple(options.get("upstream") or ()),
         name=options.get("name", ""),
     )
+
+
+def _receipt_keys(file: Path | None) -> Any:
+    """The secrets of a file; None without one."""
+    if file is None:
+        return None
+    from paceline.cloud.receipts import ReceiptKeys  # brings what only serving needs
+
+    return ReceiptKeys(file)
 
 
 def _tenants(given: Sequence[str]) -> dict[str, frozenset[Rule]]:

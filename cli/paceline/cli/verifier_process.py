@@ -36,6 +36,8 @@ _OWN_SETTINGS = (
     "TENANT",
     "QUOTA",
     "MAX_ROUND_MS",
+    "RECEIPT_KEY",
+    "REQUIRE_RECEIPTS",
 )
 
 

@@ -72,6 +72,15 @@ class Admission:
         self._turn_tokens = 1.0
         """What a session asks of a step, typically."""
 
+    @property
+    def free_tokens(self) -> int:
+        """Cache tokens that no live session may claim. Parked caches lie in them, and make room."""
+        return self._engine.capacity_tokens - sum(self._reserved.values())
+
+    def whole_pages(self, num_tokens: int) -> int:
+        """What so many tokens take of the cache, in tokens."""
+        return -(-num_tokens // self._engine.page_size) * self._engine.page_size
+
     def check(self, end: int, now_s: float) -> int:
         """How many cache tokens a session needs that may grow to `end` tokens.
 
@@ -80,17 +89,16 @@ class Admission:
         """
         self.check_places(now_s)
         self._check_round(now_s)
-        pages = -(-(end + self._limits.max_draft_tokens) // self._engine.page_size)
-        needed = pages * self._engine.page_size
+        needed = self.whole_pages(end + self._limits.max_draft_tokens)
         if needed > self._engine.capacity_tokens:
             raise Busy(
                 f"{needed} cache tokens are needed, there are {self._engine.capacity_tokens}",
                 field="kv_cache",
                 cure="ask for fewer tokens: no end of other sessions makes room for so many",
             )
-        reserved = sum(self._reserved.values())
-        free = self._engine.capacity_tokens - reserved
+        free = self.free_tokens
         if needed > free:
+            reserved = self._engine.capacity_tokens - free
             num_ends = -(-(needed - free) * len(self._reserved) // reserved)
             error = self._busy(
                 f"{needed} cache tokens are needed, {free} are free", "kv_cache", num_ends, now_s

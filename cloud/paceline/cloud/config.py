@@ -1,6 +1,6 @@
 """What an operator can set, in one frozen value per concern."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,14 @@ class VerifierConfig:
     """Replies a client may leave unread before its session stops filling; others are not affected."""
     hop_name: str = ""
     """What reports and counters call this hop."""
+    park_s: float = 60.0
+    """How long the cache of a stream that broke off is kept for whoever comes back, seconds; 0 keeps none."""
+    max_parked_sessions: int = 64
+    """Caches kept so at a time, and no more than the live sessions leave room for."""
+    receipt_keys: Callable[[], Sequence[bytes]] | None = None
+    """Secrets of the fleet's receipts, as they are now: the first signs, all are known again. None: no receipts."""
+    require_receipts: bool = False
+    """Take no history that has no receipt."""
     rules: frozenset[Rule] = frozenset(Rule)
     """Rules this verifier applies. Under `rejection` the law a client *claims* decides; drop it for strangers."""
 

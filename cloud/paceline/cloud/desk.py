@@ -12,20 +12,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from paceline.cloud.admission import Admission
+from paceline.cloud.caches import Caches
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.cloud.fill import Load
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
+from paceline.cloud.parking import Name
 from paceline.cloud.port import Port, Request, post
 from paceline.cloud.quotas import Quotas
+from paceline.cloud.receipts import Receipts
 from paceline.cloud.scheduler import Planned, Scheduler
+from paceline.cloud.tally import Tally
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
 from paceline.common.errors import (
     BadDraft,
     DeadlineExceeded,
+    Fenced,
     InvalidRequest,
     PacelineError,
 )
@@ -34,6 +39,7 @@ from paceline.common.messages import (
     Close,
     Draining,
     ErrorMessage,
+    Feature,
     FillPolicy,
     Finished,
     HopDescription,
@@ -48,14 +54,10 @@ from paceline.common.session import (
     SteeredSession,
     VerifierPhase,
     VerifierSession,
-    Work,
 )
 from paceline.common.tokens import Draft, Verdict
 
 log = logging.getLogger(__name__)
-
-_HASTE = 1.5
-"""A text counts as late while it would need more than its time if it took so much longer than until now."""
 
 
 class Desk:
@@ -67,6 +69,7 @@ class Desk:
         config: admission and batching.
         metrics: counters to keep.
         drafter: writes ahead where the verifier decodes alone; None decodes token by token.
+        receipts: checks and makes them; None leaves them out.
         clock: seconds, monotonic.
     """
 
@@ -78,6 +81,7 @@ class Desk:
         metrics: VerifierMetrics,
         *,
         drafter: Drafter | None = None,
+        receipts: Receipts | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.engine = engine
@@ -89,7 +93,9 @@ class Desk:
         self._drafter = drafter
         self._cost = CostLine()
         self._admission = Admission(engine, limits, config, self._cost)
+        self._caches = Caches(engine, self._admission, config, metrics, clock)
         self._quotas = Quotas()
+        self._receipts = receipts
         self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
         self._ports: dict[int, Port] = {}
         self._sessions: dict[int, VerifierSession] = {}
@@ -98,8 +104,7 @@ class Desk:
         self._ends_s: dict[int, float] = {}
         """Deadlines that clients set."""
         self._load = Load()
-        self.counts = HopDescription()
-        """What was done so far, over all sessions."""
+        self._tally = Tally(metrics)
         self._is_draining = False
 
     @property
@@ -108,18 +113,30 @@ class Desk:
         return len(self._sessions)
 
     @property
+    def counts(self) -> HopDescription:
+        """What was done so far, over all sessions."""
+        return self._tally.counts
+
+    @property
+    def num_parked(self) -> int:
+        """Caches kept for streams that broke off."""
+        return len(self._caches.parking)
+
+    @property
     def next_due_s(self) -> float | None:
         """When `plan` should be asked at the latest, by the clock; None: not before something arrives."""
         now_s = self.clock()
         paced = self._quotas.paced(now_s)
         turns = [paced.get(tenant, now_s) for tenant in self._scheduler.tenants]
-        return min((*turns, *self._due_s.values(), *self._ends_s.values()), default=None)
+        times_s = (*turns, *self._due_s.values(), *self._ends_s.values(), *self._caches.parking.due_s)
+        return min(times_s, default=None)
 
     # --- what arrives -------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Fail what is live; nothing is served any more."""
         self.is_stopping = self._is_draining = True
+        self._caches.parking.clear()
         self.fail_all(going_away())
 
     def fail_all(self, error: PacelineError) -> None:
@@ -128,8 +145,9 @@ class Desk:
             self._fail(port, error)
 
     def drain(self, grace_s: float) -> None:
-        """Refuse new sessions and tell the live ones that this verifier is going away."""
+        """Refuse new sessions and tell the live ones that this verifier is going away; nobody comes back here."""
         self._is_draining = True
+        self._caches.parking.clear()
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
 
@@ -215,6 +233,9 @@ class Desk:
         else:
             session = VerifierSession(message, self.limits)
         request = session.request
+        self._begin_ledger(port, session)
+        if request.session_id:
+            self._fence((port.tenant, request.session_id))
         now_s = port.opened_s = self.clock()
         self._quotas.check_open(
             port.tenant,
@@ -223,10 +244,12 @@ class Desk:
             has_begun=bool(request.committed_token_ids),
             session_s=self._session_s(port.tenant),
         )
-        self._admission.admit(port.key, self._admission.check(session.end, now_s), now_s)
+        needed = self._admission.check(session.end, now_s)
+        self._admission.admit(port.key, needed, now_s)
         self._quotas.opened(port.tenant)
         port.session = self._sessions[port.key] = session
         self._ports[port.key] = port
+        self._caches.give(port, session, needed)
         if request.deadline_s:
             self._ends_s[port.key] = now_s + request.deadline_s
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
@@ -240,16 +263,33 @@ class Desk:
         """How long until a session of the tenant's is likely to end."""
         return self._admission.turnover.until(self._quotas.num_sessions(tenant))
 
-    def on_gone(self, port: Port) -> None:
+    def _begin_ledger(self, port: Port, session: VerifierSession) -> None:
+        """Look at what the client shows for its history. What a relay's model says is nobody's word: no receipts."""
+        if self._receipts is not None and not isinstance(session, SteeredSession):
+            ledger = self._receipts.begin(port.tenant, session.request)
+            port.ledger = ledger if Feature.RECEIPTS in session.features else None
+
+    def _fence(self, name: Name) -> None:
+        """A stream that is live under this name has lost its client: it ends, and leaves its cache to the new one."""
+        if (old := self._caches.holder(name)) is not None:
+            self._tell(old, Fenced("the session goes on in another stream", field="session_id"))
+            self.on_lost(old)
+
+    def on_lost(self, port: Port) -> None:
+        """The stream ended without a word: a session that could go on leaves its cache for whoever comes back."""
+        session = port.session
+        self.on_gone(port, parks=session is not None and session.phase is VerifierPhase.LIVE)
+
+    def on_gone(self, port: Port, *, parks: bool = False) -> None:
         """The client closed the session or is gone; nothing of it stays (the client keeps the text)."""
         if self._ports.pop(port.key, None) is not None and port.session is not None:
             port.session.close()
             del self._sessions[port.key]
             self._due_s.pop(port.key, None)
             self._ends_s.pop(port.key, None)
-            self.engine.release(port.key)
             self._admission.free(port.key, self.clock())
             self._quotas.closed(port.tenant)
+            self._caches.take_back(port, port.session, parks=parks)
             if port.own_drafts is not None:
                 port.own_drafts.close()
             self.metrics.session_closed()
@@ -262,6 +302,7 @@ class Desk:
     def plan(self) -> list[Planned]:
         """What the next step runs; empty if there is nothing to do yet."""
         now_s = self.clock()
+        self._caches.parking.expire()
         for key in _passed(self._due_s, now_s):
             del self._due_s[key]
             self._queue(self._ports[key])
@@ -277,22 +318,19 @@ class Desk:
     def _queue(self, port: Port) -> None:
         """It may have something to do; the sooner its turn, if its deadline would pass otherwise."""
         ends_s = self._ends_s.get(port.key)
-        is_late = (
-            ends_s is not None and port.session is not None and self._is_late(port.session, port, ends_s)
-        )
+        is_late = ends_s is not None and port.is_late(self.clock(), ends_s, self._cost.fixed_s)
         self._scheduler.add(port.key, port.tenant, ends_s if is_late else None)
-
-    def _is_late(self, session: VerifierSession, port: Port, ends_s: float) -> bool:
-        """Whether a text of full length would take longer than its client gives it, at the pace it has had."""
-        now_s = self.clock()
-        num_added = session.num_generated - len(session.request.committed_token_ids)
-        pace_s = (now_s - port.opened_s) / num_added if num_added > 0 else self._cost.fixed_s
-        return now_s + _HASTE * (session.end - len(session.text)) * pace_s > ends_s
 
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
         """The engine's part of a step; None if it failed, and its sessions with it."""
         rows = [
-            Row(part.key, work.past_length, work.token_ids, work.num_logits, work.parents)
+            Row(
+                self._ports[part.key].cache_key,
+                work.past_length,
+                work.token_ids,
+                work.num_logits,
+                work.parents,
+            )
             for part in planned
             for work in [part.work]
         ]
@@ -337,8 +375,10 @@ class Desk:
             self._queue(port)
 
     def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
-        port, work = self._ports[part.key], part.work
-        session = self._sessions[part.key]
+        port, work = self._ports.get(part.key), part.work
+        if port is None or port.session is None:
+            return  # its session went on elsewhere meanwhile
+        session = port.session
         if work.draft is None:
             session.on_prefilled(work)
             self._queue(port)
@@ -356,45 +396,18 @@ class Desk:
         queue_s = 0.0 if work.is_own else max(began_s - port.draft_arrived_s, 0.0)
         now_s = self.clock()
         length = len(session.text)
-        self._reply(port, session.on_judged(work, judgement, now_s - began_s, queue_s))
-        self._after_verdict(port, work, judgement.num_accepted, len(session.text) - length, now_s)
-        self._count(work, judgement.num_accepted, len(session.text) - length)
-        self.metrics.judged(
-            len(work.draft),
-            judgement.num_accepted,
-            len(session.text) - length,
-            now_s - began_s,
-            is_own=work.is_own,
-        )
+        answers = session.on_judged(work, judgement, now_s - began_s, queue_s)
+        num_added = len(session.text) - length
+        if port.ledger is not None:
+            answers = port.ledger.stamped(answers, session.text[length:])
+        self._reply(port, answers)
+        port.on_verdict(work, judgement.num_accepted, num_added, now_s)
+        self._tally.judged(work, judgement.num_accepted, num_added, now_s - began_s)
         self._queue(port)
-
-    def _count(self, work: Work, num_accepted: int, num_committed: int) -> None:
-        past, num_judged = self.counts, 0 if work.is_own or work.draft is None else len(work.draft)
-        self.counts = replace(
-            past,
-            num_judged=past.num_judged + num_judged,
-            num_accepted=past.num_accepted + (num_accepted if num_judged else 0),
-            num_written=past.num_written + num_committed,
-        )
-
-    def _after_verdict(
-        self, port: Port, work: Work, num_accepted: int, num_committed: int, now_s: float
-    ) -> None:
-        num_drafted = len(work.draft) if work.draft is not None else 0
-        if work.is_own and port.own_drafts is not None:
-            port.own_drafts.judged(num_accepted)
-        port.patience.on_commit(
-            now_s,
-            num_committed,
-            judged=not work.is_own,
-            num_accepted=num_accepted,
-            refuted=not work.is_own and num_accepted < num_drafted,
-        )
 
     def _observe_cost(self, planned: list[Planned], seconds: float) -> None:
         num_tokens = sum(len(part.work.token_ids) for part in planned)
-        self.metrics.stepped(len(planned), num_tokens, seconds)
-        self.counts = replace(self.counts, num_steps=self.counts.num_steps + 1)
+        self._tally.stepped(len(planned), num_tokens, seconds)
         self._load.observe(sum(part.work.draft is not None and not part.work.is_own for part in planned))
         if all(part.work.draft is not None for part in planned):
             self._cost.observe(num_tokens, seconds)
@@ -414,10 +427,13 @@ class Desk:
 
     def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
-        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
-        self.metrics.failed(error.reason)
+        self._tell(port, error, blocks_settled)
         if error.fatal:
             self.on_gone(port)
+
+    def _tell(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
+        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
+        self.metrics.failed(error.reason)
 
 
 def _passed(times: dict[int, float], now_s: float) -> list[int]:

@@ -26,6 +26,16 @@ class VerifierMetrics:
         self._sessions = Gauge(
             "paceline_num_requests_running", "Live sessions", ["hop"], registry=self.registry
         ).labels(hop)
+        self._parked = Gauge(
+            "paceline_num_sessions_parked", "Caches kept for lost streams", ["hop"], registry=self.registry
+        ).labels(hop)
+        self._unparked = Counter(
+            "paceline_parked_caches",
+            "Caches that are parked no more, by why: hit, evicted, expired or dropped",
+            ["hop", "why"],
+            registry=self.registry,
+        )
+        self._unproved = self._counter("unproved_tokens", "Tokens of history that came without a receipt")
         self._verify = self._histogram("verify_time_seconds", "From step to verdict", _SECONDS)
         self._step = self._histogram("step_time_seconds", "Engine step", _SECONDS)
         self._batch_sessions = self._histogram("verify_batch_sessions", "Sessions per engine step", _SIZES)
@@ -62,6 +72,19 @@ class VerifierMetrics:
         self._step.observe(seconds)
         self._batch_sessions.observe(num_sessions)
         self._batch_tokens.observe(num_tokens)
+
+    def parked(self) -> None:
+        """A cache is kept for whoever comes back."""
+        self._parked.inc()
+
+    def unparked(self, why: str) -> None:
+        """It is kept no more."""
+        self._parked.dec()
+        self._unparked.labels(self._hop, why).inc()
+
+    def unproved(self, num_tokens: int) -> None:
+        """History came that no receipt speaks for."""
+        self._unproved.inc(num_tokens)
 
     def failed(self, reason: str) -> None:
         """An error was sent."""

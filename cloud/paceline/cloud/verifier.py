@@ -20,8 +20,9 @@ from paceline.cloud.identity import NOBODY, current_caller
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
+from paceline.cloud.receipts import Receipts
 from paceline.common.drafter import Drafter
-from paceline.common.errors import PacelineError
+from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.messages import (
     ClientMessage,
     Close,
@@ -118,9 +119,21 @@ class ThreadRunner:
             return
 
 
-def _features(engine: TargetEngine) -> frozenset[Feature]:
+def _features(engine: TargetEngine, config: VerifierConfig) -> frozenset[Feature]:
     trees = {Feature.TREE} if engine.takes_trees else set()
-    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees})
+    receipts = {Feature.RECEIPTS} if config.receipt_keys is not None else set()
+    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees, *receipts})
+
+
+def _receipts(config: VerifierConfig, info: TargetInfo, metrics: VerifierMetrics) -> Receipts | None:
+    if config.receipt_keys is not None:
+        model = (info.name.encode(), info.tokenizer_fingerprint)
+        return Receipts(config.receipt_keys, model, metrics, is_required=config.require_receipts)
+    if config.require_receipts:
+        raise InvalidRequest(
+            "nothing tells which receipts are good", field="require_receipts", cure="add --receipt-key"
+        )
+    return None
 
 
 class Verifier:
@@ -133,6 +146,8 @@ class Verifier:
         metrics: counters to keep.
         drafter: writes ahead where the verifier decodes alone.
         runner: what drives it; a thread unless something else is given.
+    Raises:
+        InvalidRequest: receipts are required, and there are no keys for them.
     """
 
     def __init__(
@@ -157,11 +172,17 @@ class Verifier:
             rules=self.config.rules,
             eos_token_ids=info.eos_token_ids,
             tokenizer_fingerprint=info.tokenizer_fingerprint,
-            features=_features(engine),
+            features=_features(engine, self.config),
         )
         self._runner = runner or ThreadRunner()
         self._desk = Desk(
-            engine, self.limits, self.config, self.metrics, drafter=drafter, clock=self._runner.clock
+            engine,
+            self.limits,
+            self.config,
+            self.metrics,
+            drafter=drafter,
+            receipts=_receipts(self.config, info, self.metrics),
+            clock=self._runner.clock,
         )
         self._next_key = 0
         self._open_ports: set[Port] = set()
@@ -192,6 +213,10 @@ class Verifier:
         """How many live sessions each tenant has."""
         live = (port for port in self._open_ports if port.session is not None and not port.has_ended)
         return Counter(port.tenant for port in live)
+
+    def num_parked(self) -> int:
+        """Caches kept for streams that broke off."""
+        return self._desk.num_parked
 
     @property
     def num_streams(self) -> int:
@@ -254,7 +279,7 @@ class Verifier:
         finally:
             self._open_ports.discard(port)
             reader.cancel()
-            self._runner.submit(partial(self._desk.on_gone, port))
+            self._runner.submit(partial(self._desk.on_lost, port))
 
     def decode_steered(self, requests: AsyncIterator[Request | PacelineError]) -> AsyncIterator[Answer]:
         """Serve a relay in this process, which opens with `Steered`; otherwise as `decode`."""
@@ -272,7 +297,7 @@ class Verifier:
                     return
                 await self._until_not_flooded(port)
         finally:
-            self._runner.submit(partial(self._desk.on_gone, port))
+            self._runner.submit(partial(self._desk.on_lost, port))
 
     async def _until_not_flooded(self, port: Port) -> None:
         """Leave a client's further messages to the transport's flow control while too many of it wait here: it ignores

@@ -7,6 +7,8 @@
     │   └── UnsupportedVersion        protocol versions differ (UNIMPLEMENTED)
     ├── Unauthenticated               nobody knows who calls (UNAUTHENTICATED): certificate or token
     ├── PermissionDenied              known, and not allowed this (PERMISSION_DENIED): ask the operator
+    ├── BadReceipt                    history is not what a verifier wrote (FAILED_PRECONDITION): send it as prompt
+    ├── Fenced                        the session goes on in another stream (ABORTED)
     ├── BadDraft                      one block is malformed (INVALID_ARGUMENT); the stream goes on
     ├── Busy                          no room now (RESOURCE_EXHAUSTED): retry after `retry_after_s`
     ├── DeadlineExceeded              the client's own deadline has passed (DEADLINE_EXCEEDED)
@@ -31,6 +33,7 @@ class Status(StrEnum):
     UNAUTHENTICATED = "UNAUTHENTICATED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    ABORTED = "ABORTED"
     OUT_OF_RANGE = "OUT_OF_RANGE"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
@@ -61,6 +64,12 @@ class PacelineError(Exception):
         self.field = field
         self.cure = cure
         self.retry_after_s = retry_after_s
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a verifier is full and says when to come back. Without that, what is exhausted does not fill up
+        again."""
+        return self.status is Status.RESOURCE_EXHAUSTED and self.retry_after_s > 0
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
@@ -101,6 +110,16 @@ class Unauthenticated(PacelineError):
 class PermissionDenied(PacelineError):
     status = Status.PERMISSION_DENIED
     exit_code = 6
+
+
+class BadReceipt(PacelineError):
+    status = Status.FAILED_PRECONDITION
+    exit_code = 3
+
+
+class Fenced(PacelineError):
+    status = Status.ABORTED
+    exit_code = 4
 
 
 class BadDraft(PacelineError):

@@ -18,6 +18,7 @@ class Feature(StrEnum):
     SPARSE_LAW = "sparse-law"
     TREE = "tree"
     RESUME = "resume"
+    RECEIPTS = "receipts"
 
 
 class FillPolicy(StrEnum):
@@ -50,7 +51,7 @@ class Open:
     ignore_eos: bool = False
     tokenizer_fingerprint: bytes = b""
     protocol_version: int = PROTOCOL_VERSION
-    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.TREE, Feature.RESUME})
+    features: frozenset[Feature] = frozenset(Feature)
     max_fill_passes: int = 0
     """Of `FillPolicy.BOUNDED`; 0 means 8."""
     path: tuple[str, ...] = ()
@@ -61,6 +62,11 @@ class Open:
     """Seconds the client still gives the text; 0 for none."""
     pad_to: int = 0
     """Padded mode: bytes of every message from here on (`paceline.common.padding`); 0 for off."""
+    session_id: bytes = field(default=b"", repr=False)
+    """Secret name of the generation, under which a lost stream leaves its cache; empty: it leaves none."""
+    receipt: bytes = b""
+    """Of the first `receipt_length` tokens of prompt and history, from their last verdict."""
+    receipt_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,8 @@ class Opened:
     """v1: seconds per further token in the step."""
     pad_to: int = 0
     """`Open.pad_to`, as agreed to."""
+    cached_length: int = 0
+    """How much of the text was kept from an earlier stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,3 +58,11 @@ class Prefix(Sequence[int]):
     def list(self, start: int = 0) -> list[int]:
         """Tokens from `start` on, as a list."""
         return self._tokens[start:].tolist()
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    most = min(len(one), len(other))
+    # A slice of a `Prefix` is an array, which is gone through many times as fast.
+    pairs = enumerate(zip(one[:most], other[:most], strict=True))
+    return next((at for at, (a, b) in pairs if a != b), most)

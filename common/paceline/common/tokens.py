@@ -179,3 +179,5 @@ class Verdict:
     """How many hops above the sender the model is that wrote the filled tokens and the next one."""
     accepted_node: int | None = None
     """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""
+    receipt: bytes = b""
+    """By which the last hop's fleet knows again the text up to here; empty where none was asked for."""

@@ -21,6 +21,7 @@ class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_SPARSE_LAW: _ClassVar[Feature]
     FEATURE_TREE: _ClassVar[Feature]
     FEATURE_RESUME: _ClassVar[Feature]
+    FEATURE_RECEIPTS: _ClassVar[Feature]
 
 class FillPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -59,6 +60,7 @@ FEATURE_UNSPECIFIED: Feature
 FEATURE_SPARSE_LAW: Feature
 FEATURE_TREE: Feature
 FEATURE_RESUME: Feature
+FEATURE_RECEIPTS: Feature
 FILL_POLICY_UNSPECIFIED: FillPolicy
 FILL_POLICY_OFF: FillPolicy
 FILL_POLICY_UNLIMITED: FillPolicy
@@ -194,7 +196,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "pad_to")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "session_id", "receipt", "receipt_length", "pad_to")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +213,9 @@ class Open(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PAD_TO_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
@@ -228,11 +233,14 @@ class Open(_message.Message):
     path: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
     deadline_ms: int
+    session_id: bytes
+    receipt: bytes
+    receipt_length: int
     pad_to: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., session_id: _Optional[bytes] = ..., receipt: _Optional[bytes] = ..., receipt_length: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us", "pad_to")
+    __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us", "cached_length", "pad_to")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +250,7 @@ class Opened(_message.Message):
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIXED_US_FIELD_NUMBER: _ClassVar[int]
     VERIFY_PER_TOKEN_US_FIELD_NUMBER: _ClassVar[int]
+    CACHED_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PAD_TO_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
@@ -252,8 +261,9 @@ class Opened(_message.Message):
     committed_length: int
     verify_fixed_us: int
     verify_per_token_us: int
+    cached_length: int
     pad_to: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., vocab_size: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., max_blocks_in_flight: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., committed_length: _Optional[int] = ..., verify_fixed_us: _Optional[int] = ..., verify_per_token_us: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., vocab_size: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., max_blocks_in_flight: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., committed_length: _Optional[int] = ..., verify_fixed_us: _Optional[int] = ..., verify_per_token_us: _Optional[int] = ..., cached_length: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
 
 class Draft(_message.Message):
     __slots__ = ("base", "prefix_hash", "token_ids", "draft_probs_percent", "how", "law_sizes", "law_token_ids", "law_weights", "parents_plus_one", "more_follows")
@@ -280,7 +290,7 @@ class Draft(_message.Message):
     def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one")
+    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one", "receipt")
     BASE_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +302,7 @@ class Verdict(_message.Message):
     FILLED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODE_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     base: int
     num_accepted: int
     next_token_id: int
@@ -303,7 +314,8 @@ class Verdict(_message.Message):
     filled_token_ids: _containers.RepeatedScalarFieldContainer[int]
     author: int
     accepted_node_plus_one: int
-    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ...) -> None: ...
+    receipt: bytes
+    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "committed_length", "hops")

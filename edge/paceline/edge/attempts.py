@@ -1,8 +1,6 @@
-"""Whether a stream is worth opening once more, and how long to wait before."""
+"""How long to wait before a stream is opened once more."""
 
 import random
-
-from paceline.common.errors import PacelineError, Status
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
@@ -29,13 +27,3 @@ class Attempts:
         """Seconds until the next one."""
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
         return max(pause_s, retry_after_s * (1 + JITTER * self._dice.random()))
-
-
-def is_full(error: PacelineError) -> bool:
-    """Whether the verifier says when to come back. Without that, what is exhausted does not fill up again."""
-    return error.status is Status.RESOURCE_EXHAUSTED and error.retry_after_s > 0
-
-
-def may_pass(error: PacelineError, *, has_begun: bool) -> bool:
-    """Whether what a verifier refuses it may take later; a full one, for a text that has begun."""
-    return error.status is Status.UNAVAILABLE or (is_full(error) and has_begun)

@@ -17,14 +17,14 @@ from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.edge import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
 from paceline.common.trees import chain
-from paceline.edge.attempts import Attempts, is_full, may_pass
+from paceline.edge.attempts import Attempts
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafting import Drafted
 from paceline.edge.flight import Flight
 from paceline.edge.pacing.base import Learned, Pacing, Situation
 from paceline.edge.pacing.lookahead import is_immune
 from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedEvent, TokensEvent
-from paceline.edge.run import Run
+from paceline.edge.run import Run, new_session_id
 from paceline.edge.tail import Settled, Tail
 
 _OFFLINE_BLOCK = 8
@@ -252,10 +252,9 @@ class _Pipeline:
         """The connection is gone. Raises what no further attempt would mend."""
         self._stream = None
         never_opened = self._session.opened is None
-        if never_opened and is_full(error) and self._loop.time() + error.retry_after_s <= self._waits_until_s:
+        if never_opened and error.is_full and self._loop.time() + error.retry_after_s <= self._waits_until_s:
             return
-        has_begun = self._tail.committed > len(self._request.text)
-        if isinstance(error, RemoteError) and not may_pass(error, has_begun=has_begun):
+        if isinstance(error, RemoteError) and not self._session.mends(error, new_session_id()):
             raise error
         if never_opened and not self._request.offline:
             raise error

@@ -51,6 +51,11 @@ class GenerationRequest:
     """Relays it came through."""
     pad_to: int = 0
     """Padded mode: bytes of every message (`paceline.common.padding`); blocks do not adapt then. 0 for off."""
+    session_id: bytes = field(default=b"", repr=False)
+    """Under which verifiers keep the cache of a lost stream: 16 bytes, secret; empty: some are drawn."""
+    receipt: bytes = b""
+    """Proof of `committed_token_ids`, if there is one, and the length of the text it is for."""
+    receipt_length: int = 0
 
     @property
     def text(self) -> tuple[int, ...]:

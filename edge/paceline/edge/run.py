@@ -1,5 +1,6 @@
 """One generation under way."""
 
+import secrets
 from dataclasses import dataclass, field
 
 from paceline.common.drafter import Drafter
@@ -8,6 +9,7 @@ from paceline.common.hops.base import Hop
 from paceline.common.messages import Description, FillPolicy, Open, Opened
 from paceline.common.padding import tokens_that_fit
 from paceline.common.session import EdgePhase, EdgeSession
+from paceline.common.session.limits import SESSION_ID_BYTES
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
 from paceline.edge.request import GenerationRequest, Report
@@ -17,6 +19,11 @@ _WINDOW_BEFORE_OPENED = 4
 """Blocks sent before the verifier has said how many it takes."""
 _SMALL_BLOCK = 16
 """Longest block while no verifier has said what it takes."""
+
+
+def new_session_id() -> bytes:
+    """A name nobody else knows."""
+    return secrets.token_bytes(SESSION_ID_BYTES)
 
 
 @dataclass(slots=True)
@@ -92,5 +99,8 @@ class Run:
                 path=request.path,
                 request_id=request.request_id,
                 pad_to=request.pad_to,
+                session_id=request.session_id or new_session_id(),
+                receipt=request.receipt,
+                receipt_length=request.receipt_length,
             )
         )

@@ -18,6 +18,7 @@ from paceline.common.messages import (
     ClientMessage,
     Close,
     ErrorMessage,
+    Feature,
     FillPolicy,
     Finished,
     Open,
@@ -56,16 +57,26 @@ class Passage:
         client: of the hop above.
         config: how to work with it.
         name: of the relay.
+        session_id: towards the hop above.
     """
 
     def __init__(
-        self, opening: Open, verifier: Verifier, client: Client, config: RelayConfig, name: str
+        self,
+        opening: Open,
+        verifier: Verifier,
+        client: Client,
+        config: RelayConfig,
+        name: str,
+        session_id: bytes,
     ) -> None:
         self._opening = opening
         self._verifier = verifier
         self._client = client
         self._config = config
         self._name = name
+        self._session_id = session_id
+        self._is_over = False
+        """Nobody comes back for this text."""
         self._loop = asyncio.get_running_loop()
         self._session = RelaySession(opening, frozenset(opening.stop_token_ids))
         self._answers: asyncio.Queue[ServerMessage | None] = asyncio.Queue()
@@ -82,17 +93,20 @@ class Passage:
         self, requests: AsyncIterator[ClientMessage | PacelineError]
     ) -> AsyncGenerator[ServerMessage, None]:
         """The answers to the hop below, until the text or the stream ends."""
-        below = self._start(self._below(requests))
-        others = (self._start(self._own()), self._start(self._above()))
+        below, own = self._start(self._below(requests)), self._start(self._own())
+        self._upward = self._start(self._above())
         try:
             while (message := await self._answers.get()) is not None:
                 yield message
             await asyncio.wait({below}, timeout=_LINGER_S)
         finally:
             self._to_own.put_nowait(None)
-            for task in (below, *others):
-                task.cancel()
-            await asyncio.gather(below, *others, return_exceptions=True)
+            self._upward.cancel()
+            below.cancel()
+            if self._is_over:
+                await asyncio.wait({own}, timeout=_LINGER_S)  # until it has heard `Close`
+            own.cancel()
+            await asyncio.gather(below, own, self._upward, return_exceptions=True)
 
     def answer(self, message: ServerMessage) -> None:
         """Tell the hop below."""
@@ -125,6 +139,7 @@ class Passage:
                 case Cancel():
                     self._finish(FinishReason.CANCELLED, None)
                 case Close():
+                    self._end_own()
                     break
                 case PacelineError():
                     raise message
@@ -140,7 +155,7 @@ class Passage:
         async for answer in self._verifier.decode_steered(self._for_own()):
             match answer:
                 case Opened():
-                    self.answer(answer)
+                    self.answer(replace(answer, features=answer.features | self._passed_on))
                     self._is_open.set()
                 case Written():
                     self._on_written(answer)
@@ -149,13 +164,26 @@ class Passage:
                 case ErrorMessage():
                     self.answer(answer)
                     if answer.fatal:
+                        self._upward.cancel()  # at once: the hop below may not read what it is told
                         self._answers.put_nowait(None)
+
+    @property
+    def _passed_on(self) -> frozenset[Feature]:
+        """What the hops above do for the hop below, whatever this one does."""
+        above = self._client.verifier
+        offered = above.features if above is not None else frozenset()
+        return frozenset({Feature.RECEIPTS}) & self._opening.features & offered
 
     async def _for_own(self) -> AsyncIterator[Request | PacelineError]:
         request = replace(self._opening, deadline_s=0.0)  # whoever drives the text keeps the time
         yield Steered(request, depth=len(self._opening.path))
         while (message := await self._to_own.get()) is not None:
             yield message
+
+    def _end_own(self) -> None:
+        """The own model's cache is of no more use; a stream that ends otherwise leaves it for whoever comes back."""
+        self._is_over = True
+        self._to_own.put_nowait(Close())
 
     def _on_written(self, written: Written) -> None:
         now_s = self._loop.time()
@@ -187,6 +215,9 @@ class Passage:
             request_id=opening.request_id,
             pad_to=opening.pad_to,
             path=(*opening.path, self._name),
+            session_id=self._session_id,
+            receipt=opening.receipt,
+            receipt_length=opening.receipt_length,
         )
         generation = self._client.generate(request, self._config.mode, writer=self)
         async for _ in generation:
@@ -206,6 +237,7 @@ class Passage:
                 num_reconnects=report.num_reconnects,
             )
         self.answer(Finished(reason, self._session.committed, (own, *above)))
+        self._end_own()
         self._answers.put_nowait(None)
 
     # --- as the drafter of the hop above ------------------------------------------------------------------------------

@@ -8,10 +8,13 @@ hop below ──▶ Passage ──drafts──▶ own verifier          (judges,
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from hashlib import blake2b
 
+from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.verifier import Verifier
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, PacelineError, Unreachable
 from paceline.common.hops.base import Hop
@@ -24,12 +27,14 @@ from paceline.common.messages import (
     Open,
     ServerMessage,
 )
+from paceline.common.session.limits import SESSION_ID_BYTES
 from paceline.edge.client import Client
 from paceline.relay.config import RelayConfig
 from paceline.relay.passage import Passage, seen_from_below
 
 log = logging.getLogger(__name__)
 
+_SECRET_BYTES = 32
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 """Between two attempts to reach a hop above that does not answer."""
@@ -62,6 +67,7 @@ class Relay:
         self._passages: dict[Passage, None] = {}
         """In the order of their beginnings."""
         self._is_draining = False
+        self._secret = secrets.token_bytes(_SECRET_BYTES)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -148,7 +154,7 @@ class Relay:
             max_sessions=min(above.max_sessions, own.max_sessions),
             max_draft_tokens=own.max_draft_tokens,
             rules=tuple(rule for rule in above.rules if rule in own.rules),
-            features=(above.features & own.features) - {Feature.TREE},
+            features=(above.features & (own.features | {Feature.RECEIPTS})) - {Feature.TREE},
             active_sessions=self.num_sessions,
             hops=(replace(own.hops[0], name=self.name), *above.hops),
         )
@@ -183,7 +189,18 @@ class Relay:
             return None
         if self._is_draining:
             raise Unreachable("this relay is going away", field="verifier", cure="open at another one")
-        return Passage(self._opening(first), self.verifier, self.client, self.config, self.name)
+        opening = self._opening(first)
+        return Passage(
+            opening, self.verifier, self.client, self.config, self.name, self._name_above(opening.session_id)
+        )
+
+    def _name_above(self, session_id: bytes) -> bytes:
+        """What a session is called towards the hop above, for which all of this relay's are one tenant's: whoever has
+        another tenant's id does not have this one."""
+        if not session_id:
+            return b""
+        tenant = current_caller.get(Caller()).tenant.encode()
+        return blake2b(tenant + session_id, key=self._secret, digest_size=SESSION_ID_BYTES).digest()
 
     def _opening(self, message: ClientMessage | PacelineError) -> Open:
         """What is asked for, with everything that ends a text at the last hop."""

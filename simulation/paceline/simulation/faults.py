@@ -11,9 +11,9 @@ import hashlib
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from paceline.cloud.config import VerifierConfig
@@ -21,9 +21,8 @@ from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.quotas import UNLIMITED
 from paceline.common.errors import PacelineError, Status
-from paceline.common.hops.base import Hop, Stream
+from paceline.common.hops.base import Hop
 from paceline.common.hops.first_reachable import FirstReachable
-from paceline.common.messages import ClientMessage, ErrorMessage, Open, ServerMessage
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import greedy_token, target_law
 from paceline.common.sampling.noise import gumbel_pick
@@ -37,8 +36,10 @@ from paceline.simulation.hop import SimulatedHop
 from paceline.simulation.link import LinkShape
 from paceline.simulation.machines import Machine
 from paceline.simulation.pair import VirtualWorker
-from paceline.simulation.worlds import FORMS, LONG_S, VOCAB_SIZE, Fault, Text, World, world
+from paceline.simulation.way import Way
+from paceline.simulation.worlds import CACHE_OF_A_TEXT, FORMS, LONG_S, VOCAB_SIZE, Fault, Text, World, world
 
+_FLEET_KEYS = (b"what verifiers of a simulated fleet share",)
 _LINGER_S = 8.0
 """After so long nothing of a text may be left."""
 _RETRIES_PER_FAULT = 6
@@ -58,6 +59,10 @@ class Outcome:
     """Streams."""
     num_reconnects: int = 0
     num_refused: int = 0
+    num_fenced: int = 0
+    """Streams whose session went on in another one."""
+    num_hits: int = 0
+    """Streams that found a cache an earlier one had left."""
     digest: str = ""
     """Of every event at its time: equal for equal runs."""
 
@@ -92,52 +97,6 @@ class _Written:
     finish_reason: FinishReason | None = None
 
 
-class _Watched:
-    """A way to a verifier that notes who comes back sooner than told."""
-
-    def __init__(self, hop: Hop) -> None:
-        self.hurried: list[str] = []
-        self.describe = hop.describe
-        self.close = hop.close
-        self._hop = hop
-        self._due_s: dict[str, float] = {}
-
-    @asynccontextmanager
-    async def stream(self) -> AsyncIterator[Stream]:
-        """See `Hop`."""
-        async with self._hop.stream() as stream:
-            yield _WatchedStream(stream, self)
-
-    def opens(self, name: str) -> None:
-        """A stream for this text begins."""
-        if asyncio.get_running_loop().time() < self._due_s.get(name, 0.0):
-            self.hurried.append(name)
-
-    def refused(self, name: str, retry_after_s: float) -> None:
-        """It was told to come back later."""
-        self._due_s[name] = asyncio.get_running_loop().time() + retry_after_s
-
-
-class _WatchedStream:
-    def __init__(self, stream: Stream, way: _Watched) -> None:
-        self.traffic = stream.traffic
-        self._stream = stream
-        self._way = way
-        self._name = ""
-
-    async def send(self, message: ClientMessage) -> None:
-        if isinstance(message, Open):
-            self._name = message.request_id
-            self._way.opens(self._name)
-        await self._stream.send(message)
-
-    async def receive(self) -> ServerMessage | None:
-        message = await self._stream.receive()
-        if isinstance(message, ErrorMessage) and message.fatal:
-            self._way.refused(self._name, message.retry_after_s)
-        return message
-
-
 class _Run:
     def __init__(self, plan: World) -> None:
         self.plan = plan
@@ -159,9 +118,14 @@ class _Run:
                 max_sessions=plan.max_sessions if is_last else 64,
                 hop_name=f"hop-{index + 1}",
                 prefill_chunk_tokens=16,
+                park_s=plan.park_s,
+                max_parked_sessions=plan.max_parked,
+                receipt_keys=(lambda: _FLEET_KEYS) if is_last else None,
+                require_receipts=is_last,
             )
+            engine, is_roomy = self._model(is_last), plan.family != "overload"
             self.machines.append(
-                Machine(config.hop_name, self._model(is_last), self._step_s, config, upstream)
+                Machine(config.hop_name, engine, self._step_s, config, upstream, is_roomy=is_roomy)
             )
         for machine in (index for reach in reaches for index in reach):
             shape = LinkShape(plan.round_trips_s[len(self.links)], seed=len(self.links))
@@ -172,13 +136,14 @@ class _Run:
         drafter = TableDrafter(
             VOCAB_SIZE, target_seed=plan.seed, own_seed=plan.seed + 1, agreement=plan.agreement
         )
-        self._way_up = _Watched(self._way(0, len(reaches[0])))
+        self._way_up = Way(self._way(0, len(reaches[0])))
         self.client = Client(self._way_up, drafter, worker=VirtualWorker(plan.draft_s))
 
     def _model(self, is_last: bool) -> Callable[[], TableEngine]:
         seed = self.plan.seed
         if is_last:
-            return lambda: TableEngine(VOCAB_SIZE, seed)
+            room = CACHE_OF_A_TEXT * self.plan.max_sessions
+            return lambda: TableEngine(VOCAB_SIZE, seed, capacity_tokens=room)
         return lambda: TableEngine(VOCAB_SIZE, seed + 2, resembles=seed, agreement=self.plan.relay_agreement)
 
     def _step_s(self, num_tokens: int) -> float:
@@ -211,7 +176,7 @@ class _Run:
             )
         for task in tasks:
             task.result()
-        await asyncio.sleep(max(_LINGER_S, self.plan.bound_s - LONG_S - self._loop.time()))
+        await asyncio.sleep(max(_LINGER_S, self.plan.bound_s - LONG_S - self._loop.time()) + self.plan.park_s)
         self._check()
         for machine in self.machines:
             await machine.close()
@@ -263,7 +228,11 @@ class _Run:
             finally:
                 written.num_reconnects += generation.report.num_reconnects
             written.finish_reason = generation.report.finish_reason
-            return
+            break
+        if text.then is not None:
+            other = _Written(replace(text, request=text.then, begin_s=0.0, give_up_after=None, then=None))
+            self.written.append(other)
+            await self._write(other)
 
     async def _hear(self, generation: Generation, written: _Written) -> None:
         request, heard = written.text.request, written.token_ids
@@ -322,6 +291,8 @@ class _Run:
             for tenant, quota in plan.quotas.items():
                 if quota.max_sessions is not None and machine.most_sessions[tenant] > quota.max_sessions:
                     raise Violation(f"{tenant} had more than {quota.max_sessions} sessions at {machine.name}")
+            if machine.effort.faults and not any(fault.kind == "repeat" for fault in plan.faults):
+                raise Violation(f"{machine.name}: {'; '.join(machine.effort.faults)}")
             if machine.num_late:
                 raise Violation(f"{machine.name} took {machine.num_late} texts while it drained")
             if machine.num_dropped and not isinstance(machine.serving, Relay):
@@ -330,7 +301,10 @@ class _Run:
         is_whole = plan.family == "links" and plan.form in ("straight", "pair")
         if is_whole and outcome.num_refused and not may_exhaust:
             raise Violation(f"{outcome.num_refused} texts refused although no machine was lost")
-        if outcome.num_reconnects > outcome.num_broken + outcome.num_refused:
+        if self._way_up.num_fenced and not any(fault.kind == "repeat" for fault in plan.faults):
+            raise Violation(f"{self._way_up.num_fenced} live streams ended for another one")
+        num_reasons = outcome.num_broken + outcome.num_refused + self._way_up.num_fenced
+        if outcome.num_reconnects > num_reasons:
             raise Violation(
                 f"{outcome.num_reconnects} reconnects for {outcome.num_broken} broken streams and "
                 f"{outcome.num_refused} refusals"
@@ -345,6 +319,8 @@ class _Run:
             num_broken=sum(link.num_broken for link in self.links),
             num_reconnects=sum(one.num_reconnects for one in self.written),
             num_refused=sum(sum(machine.refusals.values()) for machine in self.machines),
+            num_fenced=sum(machine.num_fenced for machine in self.machines),
+            num_hits=sum(machine.effort.num_hits for machine in self.machines),
             digest=self._digest.hexdigest(),
         )
 
@@ -423,9 +399,8 @@ def main(arguments: Sequence[str]) -> int:
             num_failed += 1
             print(violation, end="\n\n")
             continue
-        for name in ("num_tokens", "num_broken", "num_reconnects", "num_refused"):
-            setattr(total, name, getattr(total, name) + getattr(outcome, name))
-        total.digest = outcome.digest
+        counts = [item.name for item in fields(Outcome) if item.name != "digest"]
+        total = replace(outcome, **{name: getattr(total, name) + getattr(outcome, name) for name in counts})
     print(f"{count} schedules, {num_failed} failed; of the others: {total}")
     return num_failed > 0
 

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from typing import Literal
 
 from paceline.cloud.identity import Caller, current_caller
@@ -77,10 +78,13 @@ class SimulatedHop:
             self._streams.pop(stream, None)
             stream.end()
 
-    def _begin(self) -> "_SimulatedStream":
+    def _begin(self, context: Context | None = None) -> "_SimulatedStream":
         lags_s = (self._dice.uniform(0, self._lag_s), self._dice.uniform(0, self._lag_s))
         up, down = _Line(self._up, lags_s[0]), _Line(self._down, lags_s[1])
-        stream = _SimulatedStream(self._verifier, self._caller, up, down, self._on_receive)
+        context = context or copy_context()
+        if self._caller is not None:
+            context.run(current_caller.set, self._caller)
+        stream = _SimulatedStream(self._verifier, up, down, self._on_receive, context)
         self._serving.add(stream.serving)
         stream.serving.add_done_callback(self._serving.discard)
         return stream
@@ -130,7 +134,7 @@ class SimulatedHop:
         """What each live stream has sent arrives once more, as a stream of its own whose answers nobody hears; as where
         a transport tries again by itself."""
         for stream in self._streams:
-            copy = self._begin()
+            copy = self._begin(stream.context)
             for data in stream.sent:
                 copy.put(data)
             self._loop.call_later(hold_s, copy.reset)
@@ -200,10 +204,10 @@ class _SimulatedStream:
     def __init__(
         self,
         verifier: Verifying,
-        caller: Caller | None,
         up: _Line,
         down: _Line,
         on_receive: Callable[[], None],
+        context: Context,
     ) -> None:
         self.traffic = Traffic()
         self.sent: list[bytes] = []
@@ -212,7 +216,9 @@ class _SimulatedStream:
         self._up, self._down = up, down
         self._on_receive = on_receive
         self._is_broken = self._is_reset = False
-        self.serving = asyncio.create_task(self._serve(verifier, caller))
+        self.context = context.copy()
+        """Whose stream it is, for the verifier."""
+        self.serving = asyncio.create_task(self._serve(verifier), context=self.context)
 
     async def send(self, message: ClientMessage) -> None:
         data = self._writer.write(message)
@@ -261,10 +267,8 @@ class _SimulatedStream:
         """Nobody is interested any more."""
         self._up.put(None)
 
-    async def _serve(self, verifier: Verifying, caller: Caller | None) -> None:
+    async def _serve(self, verifier: Verifying) -> None:
         writer = ResponseWriter()
-        if caller is not None:
-            current_caller.set(caller)
         try:
             async for message in verifier.decode(self._requests()):
                 for data in writer.write(message):

@@ -9,6 +9,7 @@ from typing import cast
 
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import TargetEngine
+from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.errors import PacelineError, Status
@@ -23,6 +24,7 @@ from paceline.common.messages import (
 )
 from paceline.relay.config import RelayConfig
 from paceline.relay.relay import Relay
+from paceline.simulation.effort import Effort, Watched
 from paceline.simulation.hop import SimulatedHop
 from paceline.simulation.pair import VirtualRunner
 
@@ -40,6 +42,7 @@ class Machine:
         step_s: seconds of a step over so many tokens.
         config: admission and batching.
         upstream: makes the way to the hop above, anew at each start; None for the last hop.
+        is_roomy: no cache that it has parked has to make room.
     """
 
     def __init__(
@@ -49,8 +52,11 @@ class Machine:
         step_s: Callable[[int], float],
         config: VerifierConfig,
         upstream: Callable[[], Hop] | None = None,
+        *,
+        is_roomy: bool = True,
     ) -> None:
         self.name = name
+        self.effort = Effort(config.park_s if is_roomy else 0.0)
         self.links: list[SimulatedHop] = []
         """All that lead here."""
         self.slowness = 1.0
@@ -61,6 +67,8 @@ class Machine:
         """Fatal errors it has answered with."""
         self.num_dropped = 0
         """Texts it had taken and then refused to go on with."""
+        self.num_fenced = 0
+        """Streams that another one of their session ended."""
         self.num_late = 0
         """Texts it took after it was told to take no more."""
         self.most_sessions: Counter[str] = Counter()
@@ -78,9 +86,10 @@ class Machine:
 
     def start(self) -> None:
         """Serve, with nothing of what was before."""
+        self.effort.lost()
         self._runner = VirtualRunner(lambda num_tokens: self.slowness * self._plain_step_s(num_tokens))
         self.engine = self._make_engine()
-        info = TargetInfo(self.name, "simulation")
+        info = TargetInfo("table", "simulation")
         verifier = Verifier(self.engine, info, self._config, _METRICS, runner=self._runner)
         self.serving: Verifier | Relay = verifier
         if self._upstream is not None:
@@ -137,28 +146,42 @@ class Machine:
         task = cast("asyncio.Task[None] | None", asyncio.current_task())
         self._tasks[task] = None
         is_late = is_taken = False
+        stream: Watched | None = None
 
         async def seen() -> AsyncIterator[ClientMessage | PacelineError]:
-            nonlocal is_late
+            nonlocal is_late, stream
             async for message in requests:
                 if isinstance(message, Open):
                     self.num_opened += 1
                     is_late = self._is_draining
+                    name = (current_caller.get(Caller()).tenant, message.session_id)
+                    stream = Watched(name, message, self._loop.time())
+                    self.effort.asked(stream)
+                elif stream is not None and not isinstance(message, PacelineError):
+                    stream.hears(message)
                 yield message
 
         try:
             async with aclosing(self.serving.decode(seen())) as answers:  # type: ignore[type-var]
                 async for message in answers:
+                    if stream is not None:
+                        stream.says(message, is_last_hop=self._upstream is None)
                     if isinstance(message, Opened):
                         is_taken = True
                         self.most_sessions |= self._verifier.sessions_by_tenant
                         self.num_late += is_late
-                    if isinstance(message, ErrorMessage) and message.fatal:
+                        assert stream is not None, "an answer to Open follows Open"
+                        self.effort.opened(stream, message)
+                    if isinstance(message, ErrorMessage) and message.status is Status.ABORTED:
+                        self.num_fenced += 1
+                    elif isinstance(message, ErrorMessage) and message.fatal:
                         self.refusals[message.status] += 1
                         self.num_dropped += is_taken and message.status is Status.UNAVAILABLE
                     yield message
         finally:
             self._tasks.pop(task, None)
+            if stream is not None:
+                stream.ended_s = self._loop.time()
 
     @property
     def _verifier(self) -> Verifier:
@@ -174,6 +197,7 @@ class Machine:
         held = {
             "texts relayed": relayed,
             "sessions": self._verifier.num_sessions,
+            "parked caches": self._verifier.num_parked,
             "streams": self._verifier.num_streams,
             "cached tokens": self.engine.cached_tokens(),
             "streams of links": len(self._tasks),

@@ -11,6 +11,8 @@ from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.request import GenerationRequest
 
 VOCAB_SIZE = 13
+CACHE_OF_A_TEXT = 128
+"""Tokens, in whole pages: prompt, answer and the longest block."""
 Kind = Literal[
     "stall", "reset", "reset at a message", "one way up", "one way down", "deaf edge", "deaf verifier", "repeat",
     "clog", "slow", "crash", "drain",
@@ -34,6 +36,8 @@ FORMS: dict[Form, tuple[tuple[int, ...], ...]] = {
 """The machines that the edge, and then each machine, may open a stream at, the best first."""
 LONG_S = 40.0
 """What everything beside the steps may take after the last fault."""
+_STOLEN = 0.4
+"""Chance that a text is asked for with another tenant's session id, where there is another tenant."""
 _FOR_GOOD_S = 3000.0
 """A machine that stays away so long is not waited for."""
 
@@ -68,6 +72,8 @@ class Text:
     give_up_after: int | None
     """Tokens after which its client leaves."""
     tenant: str = ""
+    then: GenerationRequest | None = None
+    """Asked for after that, under the same session id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,8 @@ class World:
     """Of the edge's drafter with the target."""
     relay_agreement: float
     max_sessions: int
+    park_s: float
+    max_parked: int
     texts: tuple[Text, ...]
     faults: tuple[Fault, ...]
     quotas: Mapping[str, Quota] = field(default_factory=dict)
@@ -118,7 +126,7 @@ class World:
 
 def world(seed: int) -> World:
     """The world of a seed."""
-    dice = random.Random(seed)
+    dice, others = random.Random(seed), random.Random(f"{seed} sessions")
     family: Family = dice.choice(get_args(Family))
     form: Form = dice.choice(get_args(Form))
     reaches = FORMS[form]
@@ -135,7 +143,9 @@ def world(seed: int) -> World:
         agreement=dice.choice([0.2, 0.7, 0.95]),
         relay_agreement=dice.choice([0.3, 0.8]),
         max_sessions=dice.randint(1, 2) if family == "overload" else 16,
-        texts=tuple(_text(dice, f"{seed}-{index}") for index in range(num_texts)),
+        park_s=others.choice([0.0, 2.0, 30.0, 30.0, 30.0]),
+        max_parked=others.randint(0, 4) if family == "overload" else 16,
+        texts=_named(others, [_text(dice, f"{seed}-{index}") for index in range(num_texts)]),
         faults=tuple(sorted(_faults(dice, family, form), key=lambda one: one.at_s)),
     )
     return _with_tenants(plain) if family == "overload" else plain
@@ -175,6 +185,31 @@ def _text(dice: random.Random, name: str) -> Text:
     )
     give_up_after = dice.randint(1, 12) if dice.random() < 0.15 else None
     return Text(request, dice.choice(["auto", "stream", "sync", "cloud"]), dice.uniform(0, 1), give_up_after)
+
+
+def _named(dice: random.Random, texts: list[Text]) -> tuple[Text, ...]:
+    """The texts with tenants and session ids. Some are asked for with the id and the prompt of another tenant's; who
+    left in the middle comes back under the same id with another prompt."""
+    named: list[Text] = []
+    for text in texts:
+        tenant, request = dice.choice(["acme", "rival"]), text.request
+        taken = {(one.tenant, one.request.session_id) for one in named}
+        victims = [
+            one for one in named if one.tenant != tenant and (tenant, one.request.session_id) not in taken
+        ]
+        if victims and dice.random() < _STOLEN:
+            request = replace(dice.choice(victims).request, request_id=request.request_id)
+        else:
+            request = replace(request, session_id=dice.randbytes(16))
+        *prompt, last = request.prompt_token_ids
+        other = replace(
+            request,
+            prompt_token_ids=(*prompt[:-1], (last + 1) % VOCAB_SIZE, last),
+            request_id=f"{request.request_id}b",
+        )
+        then = other if text.give_up_after is not None else None
+        named.append(replace(text, request=request, tenant=tenant, then=then))
+    return tuple(named)
 
 
 def _faults(dice: random.Random, family: Family, form: Form) -> list[Fault]:

@@ -95,6 +95,9 @@ def _encode_open(message: Open) -> pb.Open:
         request_id=message.request_id,
         deadline_ms=max(round(message.deadline_s * 1000), 1) if message.deadline_s else 0,
         pad_to=message.pad_to,
+        session_id=message.session_id,
+        receipt=message.receipt,
+        receipt_length=message.receipt_length,
     )
 
 
@@ -131,6 +134,9 @@ def _decode_open(message: pb.Open) -> Open:
         request_id=message.request_id,
         deadline_s=message.deadline_ms / 1000,
         pad_to=message.pad_to,
+        session_id=message.session_id,
+        receipt=message.receipt,
+        receipt_length=message.receipt_length,
     )
 
 

@@ -105,6 +105,7 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         filled_token_ids=verdict.filled_token_ids,
         author=verdict.author,
         accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
+        receipt=verdict.receipt,
     )
 
 
@@ -122,6 +123,7 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         filled_token_ids=tuple(message.filled_token_ids),
         author=message.author,
         accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
+        receipt=message.receipt,
     )
 
 
@@ -181,6 +183,7 @@ def _encode_opened(message: Opened) -> pb.Opened:
         verify_fixed_us=round(message.verify_fixed_s * MICRO),
         verify_per_token_us=round(message.verify_per_token_s * MICRO),
         pad_to=message.pad_to,
+        cached_length=message.cached_length,
     )
 
 
@@ -196,6 +199,7 @@ def _decode_opened(message: pb.Opened) -> Opened:
         verify_fixed_s=message.verify_fixed_us / MICRO,
         verify_per_token_s=message.verify_per_token_us / MICRO,
         pad_to=message.pad_to,
+        cached_length=message.cached_length,
     )
 
 

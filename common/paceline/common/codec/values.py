@@ -31,6 +31,7 @@ FEATURES: Mapping[Feature, Any] = {
     Feature.SPARSE_LAW: pb.FEATURE_SPARSE_LAW,
     Feature.TREE: pb.FEATURE_TREE,
     Feature.RESUME: pb.FEATURE_RESUME,
+    Feature.RECEIPTS: pb.FEATURE_RECEIPTS,
 }
 HOWS: Mapping[How, Any] = {
     How.ONE_HOT: pb.HOW_ONE_HOT,
@@ -56,6 +57,7 @@ CODES: Mapping[Status, int] = {
     Status.PERMISSION_DENIED: 7,
     Status.RESOURCE_EXHAUSTED: 8,
     Status.FAILED_PRECONDITION: 9,
+    Status.ABORTED: 10,
     Status.OUT_OF_RANGE: 11,
     Status.UNIMPLEMENTED: 12,
     Status.INTERNAL: 13,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from paceline.common.config.errors import Finding, Path
-from paceline.common.config.topology import HopSection, Topology
+from paceline.common.config.topology import HopSection, TargetSection, Topology
 from paceline.common.hops.security import is_loopback
 
 
@@ -17,6 +17,7 @@ def check_identity(topology: Topology) -> Iterator[Finding]:
             yield Finding((*path, "tls", given), f"is of no use without {missing}", "give both")
         if hop.target is not None:
             yield from _check_door(hop, path)
+            yield from _check_receipts(hop.target, (*path, "target"), is_last=index == last)
         else:
             yield from _unused(hop, path, ("access", "insecure"), ("client_ca",), f"{hop.name} serves nobody")
     for index, hop in enumerate(topology.hops):
@@ -79,3 +80,11 @@ def _unused(
     for key in tls_keys:
         if hop.tls is not None and getattr(hop.tls, key) is not None:
             yield Finding((*path, "tls", key), why, "leave it out")
+
+
+def _check_receipts(target: TargetSection, path: Path, *, is_last: bool) -> Iterator[Finding]:
+    for key in ("receipt_key", "require_receipts"):
+        if getattr(target, key) and not is_last:
+            yield Finding((*path, key), "only the last hop's word is final", "say it there")
+    if target.require_receipts and target.receipt_key is None:
+        yield Finding((*path, "require_receipts"), "nothing tells which are good", "add receipt_key")

@@ -188,6 +188,14 @@ class TargetSection(_Section):
     """What every step sleeps, to stand for a slow model, milliseconds (table)."""
     max_sessions: Count = 64
     """Sessions at a time; one more is refused."""
+    park_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long the cache of a stream that broke off is kept for whoever comes back, seconds; 0 keeps none."""
+    max_parked_sessions: Annotated[int, Field(ge=0)] = 64
+    """Caches kept so at a time, and no more than the live sessions leave room for."""
+    receipt_key: Text | None = None
+    """File with the fleet's secrets for receipts, one per line: the first signs, all are known again (the last hop)."""
+    require_receipts: bool = False
+    """Take no history that has no receipt (the last hop)."""
     kv_cache_tokens: Count | None = None
     """Tokens the cache holds over all sessions (transformers). Default: what fits."""
     max_draft_tokens: Count = 64

@@ -27,6 +27,7 @@ from paceline.common.messages import (
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
+from paceline.common.session.limits import RECEIPT_BYTES
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
 
@@ -89,6 +90,7 @@ _EXIT_CODES = {
     Status.UNAUTHENTICATED: 6,
     Status.PERMISSION_DENIED: 6,
     Status.RESOURCE_EXHAUSTED: 4,
+    Status.ABORTED: 4,
     Status.UNAVAILABLE: 4,
     Status.DATA_LOSS: 5,
     Status.INTERNAL: 5,
@@ -107,12 +109,15 @@ class EdgeSession:
         self.phase = EdgePhase.OPENING
         self.committed = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
         self.known = Prefix(self.committed)
+        self._num_given = len(self.committed)
         self.origins: list[Origin] = [Origin.ACCEPTED] * len(request.committed_token_ids)
         self.opened: Opened | None = None
         self.finish_reason: FinishReason | None = None
         self.hops: tuple[HopReport, ...] = ()
         """What each hop did for the text, once it is finished."""
         self.draining = False
+        self.receipt, self.receipt_length = request.receipt, request.receipt_length
+        """Proof that a verifier wrote the text up to there; handed in again when the text is opened again."""
         self._by: dict[int, tuple[Origin, int]] = {}
         """Who wrote the known tokens beyond the committed ones, by position."""
         self._in_flight: list[Draft] = []
@@ -132,7 +137,33 @@ class EdgeSession:
         self._dead_ends = DeadEnds()  # what a relay contradicted another hop may accept
         self._sent = self._settled = 0
         generated = tuple(self.committed.list(len(self.request.prompt_token_ids)))
-        return replace(self.request, committed_token_ids=generated)
+        return replace(
+            self.request,
+            committed_token_ids=generated,
+            receipt=self.receipt,
+            receipt_length=self.receipt_length,
+        )
+
+    def mends(self, error: RemoteError, session_id: bytes) -> bool:
+        """Whether it makes sense to open the text again; what was in the way is left out then.
+
+        Args:
+            session_id: to go on under, where another stream goes on under the old one.
+        """
+        match error.status:
+            case Status.UNAVAILABLE:
+                return True
+            case Status.RESOURCE_EXHAUSTED:
+                return error.is_full and len(self.committed) > self._num_given
+            case Status.ABORTED:
+                self.request = replace(self.request, session_id=session_id)
+                return True
+            case Status.FAILED_PRECONDITION:  # what another fleet vouched for this one may take as prompt
+                is_refused = error.field == "receipt" and bool(self.receipt)
+                self.receipt, self.receipt_length = b"", 0
+                return is_refused
+            case _:
+                return False
 
     def block(
         self,
@@ -262,12 +293,16 @@ class EdgeSession:
         position = len(self.committed)
         if verdict.base > position:
             raise BadReply(f"a verdict at {verdict.base} follows {position} committed tokens", field="base")
+        if len(verdict.receipt) not in (0, RECEIPT_BYTES):
+            raise BadReply(f"a receipt of {len(verdict.receipt)} bytes", field="receipt")
         token_ids, by = self._committed_by(verdict) if verdict.base == position else _NOTHING
         self._know(position, token_ids, by)
         for token_id, (origin, _) in zip(token_ids, by, strict=True):
             self._by.pop(len(self.committed), None)
             self.committed.append(token_id)
             self.origins.append(origin)
+        if token_ids and verdict.receipt:
+            self.receipt, self.receipt_length = verdict.receipt, len(self.committed)
         return self._commit(verdict, token_ids, by, is_final=True)
 
     def _on_provisional(self, verdict: Verdict) -> Commit | None:

@@ -15,6 +15,8 @@ MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
 MAX_RELAYS = 7
 MAX_NAME = 64
+SESSION_ID_BYTES = 16
+RECEIPT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def check_open(request: Open, limits: Limits) -> None:
             cure="send fewer",
         )
     _check_path(request.path)
+    _check_resumption(request)
     if len(request.request_id) > MAX_NAME or not request.request_id.isprintable():
         raise InvalidRequest(
             f"{request.request_id[:MAX_NAME]!r} is too long, or holds control characters",
@@ -106,6 +109,21 @@ def _check_path(path: tuple[str, ...]) -> None:
             raise InvalidRequest(
                 f"{name[:MAX_NAME]!r} is no hop's name", field="path", cure="update the relay"
             )
+
+
+def _check_resumption(request: Open) -> None:
+    """What a client shows to be known again."""
+    for name, size in (("session_id", SESSION_ID_BYTES), ("receipt", RECEIPT_BYTES)):
+        found = len(getattr(request, name))
+        if found not in (0, size):
+            raise InvalidRequest(f"{found} bytes", field=name, cure=f"send {size}, or none")
+    num_prompt, num_history = len(request.prompt_token_ids), len(request.committed_token_ids)
+    if request.receipt and not num_prompt < request.receipt_length <= num_prompt + num_history:
+        raise InvalidRequest(
+            f"{request.receipt_length} does not lie in the history, {num_prompt} to {num_prompt + num_history}",
+            field="receipt_length",
+            cure="send the length of the text that the receipt came with",
+        )
 
 
 def _check_tokenizer(theirs: bytes, ours: bytes) -> None:

@@ -125,6 +125,7 @@ class RelaySession:
             next_origin=_told_as(commit.origins[-1]) if own else None,
             filled_token_ids=own[:-1],
             author=commit.authors[-1] if own else 0,
+            receipt=commit.verdict.receipt,
         )
         if commit.is_final:
             return verdict, bool(own)

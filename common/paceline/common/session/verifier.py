@@ -8,7 +8,7 @@ Drive it with `on_draft`, `on_cancel`, `close`; ask `next_work` what the engine 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -91,11 +91,28 @@ class VerifierSession:
         self.report = HopReport()
         """What was done for this text."""
         self._cached = 0
+        self.num_held = 0
+        """Tokens the engine may hold for this session: the cached ones, and what did not become text."""
         self._waiting: deque[Draft] = deque()
         self._dead_ends = DeadEnds()
         self._received = 0
         self._settled = 0
         self._fills_in_row = 0
+
+    def adopt(self, num_cached: int, num_held: int) -> None:
+        """Take over what the engine holds from an earlier stream of this session.
+
+        Args:
+            num_cached: tokens it begins with that are this text's; fewer than this text has.
+            num_held: tokens the engine may hold in all.
+        """
+        self._cached, self.num_held = num_cached, num_held
+
+    @property
+    def cached_token_ids(self) -> Sequence[int]:
+        """The part of the text that the engine has run, and would not have to run again."""
+        token_ids: Sequence[int] = self.text[: self._cached]
+        return token_ids
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -111,6 +128,7 @@ class VerifierSession:
             verify_fixed_s=verify_fixed_s,
             verify_per_token_s=verify_per_token_s,
             pad_to=self.request.pad_to,
+            cached_length=self._cached,
         )
         return [reply, *self._finish_if_complete()]
 
@@ -269,8 +287,12 @@ class VerifierSession:
 
     def on_prefilled(self, work: Work) -> None:
         """The engine has cached a prefill chunk."""
+        self._hold(work)
         if work.fence == self.fence:
             self._cached = work.past_length + len(work.token_ids)
+
+    def _hold(self, work: Work) -> None:
+        self.num_held = work.past_length + len(work.token_ids)
 
     def judge(self, work: Work, logits: LogitRows) -> Judgement:
         """What the rule decides about a step's draft, from the target's rows for it. Changes nothing.
@@ -287,6 +309,7 @@ class VerifierSession:
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
     ) -> list[Answer]:
         """Commit what the rule decided; returns the verdict, and Finished if the text is complete."""
+        self._hold(work)
         base = len(self.text)
         if work.fence != self.fence or self.phase is not VerifierPhase.LIVE or work.draft is None:
             return []

@@ -1,0 +1,36 @@
+"""What a verifier has done so far: counts for whoever asks it, metrics for whoever scrapes it."""
+
+from dataclasses import replace
+
+from paceline.cloud.metrics import VerifierMetrics
+from paceline.common.messages import HopDescription
+from paceline.common.session import Work
+
+
+class Tally:
+    """Counts over all sessions.
+
+    Args:
+        metrics: kept as well.
+    """
+
+    def __init__(self, metrics: VerifierMetrics) -> None:
+        self.counts = HopDescription()
+        self._metrics = metrics
+
+    def judged(self, work: Work, num_accepted: int, num_committed: int, seconds: float) -> None:
+        """A verdict on a draft was given."""
+        num_drafted = len(work.draft) if work.draft is not None else 0
+        num_judged = 0 if work.is_own else num_drafted
+        self.counts = replace(
+            self.counts,
+            num_judged=self.counts.num_judged + num_judged,
+            num_accepted=self.counts.num_accepted + (num_accepted if num_judged else 0),
+            num_written=self.counts.num_written + num_committed,
+        )
+        self._metrics.judged(num_drafted, num_accepted, num_committed, seconds, is_own=work.is_own)
+
+    def stepped(self, num_sessions: int, num_tokens: int, seconds: float) -> None:
+        """The engine ran one step."""
+        self.counts = replace(self.counts, num_steps=self.counts.num_steps + 1)
+        self._metrics.stepped(num_sessions, num_tokens, seconds)
