@@ -1,8 +1,8 @@
 """Clients of an overloaded verifier, in a process of their own: `python -m paceline.benchmarks.overload_clients ADDRESS
 COUNT TOKENS SEED MODE`.
 
-Each of so many clients writes text after text, and comes back for a place when it is told to. A line of input with a number
-of seconds lets them do so for that long; the answer is what they have seen.
+Each of so many clients writes text after text, and comes back for a place when it is told to. A line of input with a
+number of seconds lets them do so for that long; the answer is what they have seen.
 """
 
 import asyncio
