@@ -9,7 +9,7 @@ from paceline.cloud.fill import Patience
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.messages import ClientMessage
-from paceline.common.session import Answer, Steer, Steered, VerifierSession
+from paceline.common.session import Answer, Steer, Steered, VerifierPhase, VerifierSession
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,14 @@ class Port:
     num_read: int = 0
     is_clogged: bool = False
     """Not served because too many replies are unread; reading them wakes it."""
+    is_leaving: bool = False
+    """Its stream is over, as the desk will hear after the step under way."""
     has_ended: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its text goes on."""
+        return self.session is not None and self.session.phase is VerifierPhase.LIVE
 
     @property
     def num_unread(self) -> int:
