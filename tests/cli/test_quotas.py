@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from paceline.cli.serving import READY_PREFIX
 from paceline.cloud.quotas import Quota
 from paceline.common.tokens import Rule
 
@@ -106,3 +107,31 @@ def test_malformed_quotas_of_a_file_are_refused(
     file = tmp_path / "chain.yaml"
     file.write_text(FILE.replace(right, wrong))
     inline("topology", "check", file).complains(*words)
+
+
+def test_a_refused_text_says_why(start: Any, paceline: Any, tmp_path: Path, models: Path) -> None:
+    """Exit code 4, the quota, and a time to come back that is longer than this command would wait."""
+    file = tmp_path / "table.yaml"
+    file.write_text(
+        "version: 1\nhops:\n  - {name: device}\n  - {name: cloud, listen: '127.0.0.1:7443', "
+        "target: {kind: table, vocab_size: 2048}}\n"
+    )
+    serve = (
+        "cloud",
+        "serve",
+        "--topology",
+        file,
+        "--listen",
+        "127.0.0.1:0",
+        "--quota",
+        "*:opens_per_s=0.001",
+    )
+    server = start(*serve)
+    address = server.stdout.readline().removeprefix(READY_PREFIX).strip()
+    ask = (
+        "edge", "generate", "--verifier", address, "--mode", "cloud", "--tokenizer", models / "pico", "--prompt", "x",
+        "--max-new-tokens", "4", "--ignore-eos", "--json",
+    )  # fmt: skip
+    assert paceline(*ask).code == 0
+    refused = paceline(*ask, "--wait-s", "1")
+    refused.complains("opens_per_s:", "callers without a tenant", "(retry after ", code=4)

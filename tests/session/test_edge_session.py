@@ -276,7 +276,11 @@ def test_an_error_is_raised_with_its_owner_and_cure() -> None:
         "sessions",
         "retry",
     )
-    assert (error.retry_after_s, error.exit_code, str(error)) == (1.5, 4, "sessions: full (retry after 1.5 s)")
+    assert (error.retry_after_s, error.exit_code, str(error)) == (
+        1.5,
+        4,
+        "sessions: full (retry after 1.5 s)",
+    )
 
 
 def test_after_a_refused_block_nothing_sent_may_become_text() -> None:

@@ -321,6 +321,7 @@ def quota_never_given_back(patch: pytest.MonkeyPatch) -> None:
 def quota_not_kept(patch: pytest.MonkeyPatch) -> None:
     """Tenants may have as many sessions as they like."""
     patch.setattr(Quotas, "check_open", lambda self, *what, **more: None)
+    patch.setattr(Quotas, "check_sessions", lambda self, *what: None)
 
 
 def no_patience(patch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Refusals and quotas over gRPC."""
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from paceline.cloud.config import AccessConfig, ServerConfig, VerifierConfig
+from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.quotas import Quota
 from paceline.common.codec import encode_request
 from paceline.common.errors import PacelineError, Status
@@ -80,10 +82,37 @@ async def test_a_refusal_is_said_in_band_and_in_the_status(serve: Any) -> None:
         await let_go(held)
 
 
+class StuckEngine(TableEngine):
+    """Its step lasts until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__(64, max_context=1024)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def step(self, rows: Any) -> Any:
+        """A step, after a while."""
+        self.begun.set()
+        self.go_on.wait()
+        return super().step(rows)
+
+
+async def test_a_refusal_does_not_wait_for_the_step_under_way(serve: Any) -> None:
+    """While the target is busy with whoever has the place, the next one is told that there is none."""
+    engine = StuckEngine()
+    async with serve(engine, VerifierConfig(max_sessions=1)) as served, served.client() as client:
+        first = asyncio.create_task(client.complete(SHORT, "sync"))
+        while not engine.begun.is_set():
+            await asyncio.sleep(0)
+        try:
+            error, _ = await asyncio.wait_for(refused(served.address), 60.0)
+            assert error.field == "sessions"
+        finally:
+            engine.go_on.set()
+        assert (await first).token_ids == served.text(SHORT)
+
+
 async def test_what_no_waiting_mends_tells_no_time(serve: Any) -> None:
     """A session larger than the whole cache is refused without one, and waiting for a place does not try again."""
-    from paceline.cloud.engine.table import TableEngine
-
     async with serve(TableEngine(64, capacity_tokens=128, max_context=1024)) as served:
         request = GenerationRequest((1, 2), 500, wait_s=600.0)
         async with served.client() as client:

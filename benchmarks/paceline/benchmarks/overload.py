@@ -83,8 +83,6 @@ class Phase:
     hurried: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     """Texts with a place that ended with an error, by status."""
-    unserved: int = 0
-    """Texts whose time was up before they had a place."""
     memory_bytes: list[int] = field(default_factory=list)
     """The verifier's, resident, at ten moments from the beginning to the end."""
 
@@ -168,7 +166,6 @@ class _Bench:
         phase.excess_texts = sum(seen["texts"] for seen in others)
         phase.hurried = sum(seen["hurried"] for seen in everybody)
         for seen in everybody:
-            phase.unserved += sum(seen["unserved"].values())
             for status, count in seen["failed"].items():
                 phase.failed[status] = phase.failed.get(status, 0) + count
         return phase
@@ -222,7 +219,6 @@ def overload_table(result: OverloadResult) -> RenderableType:
     )
     table.add_row("came back too soon", *(str(phase.hurried) for phase in result.phases))
     table.add_row("texts failed", *(str(phase.failed or 0) for phase in result.phases))
-    table.add_row("never had a place", *(str(phase.unserved) for phase in result.phases))
     table.add_row("resident, MiB", *(_memory(phase.memory_bytes) for phase in result.phases))
     table.caption = f"verify p99 under overload is {result.verify_ratio:.2f} times that without"
     return table

@@ -1,8 +1,8 @@
 """Clients of an overloaded verifier, in a process of their own: `python -m paceline.benchmarks.overload_clients ADDRESS
 COUNT TOKENS SEED MODE`.
 
-Each of so many clients writes text after text, and waits for a place where it is told to. A line of input with a number
-of seconds lets them do so for that long; the answer is what they have seen.
+Each of so many clients writes text after text, and comes back for a place when it is told to. A line of input with a
+number of seconds lets them do so for that long; the answer is what they have seen.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.messages import ClientMessage, ErrorMessage, Open, ServerMessage
 from paceline.common.tokens import Rule, SamplingParams
+from paceline.edge.attempts import Attempts
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import GenerationRequest
 
 VOCAB_SIZE = 64
-DEADLINE_S = 60.0
-"""Of every text, so that one that is starved is seen."""
+DEADLINE_S = 30.0
+"""Of every drafted text, from the attempt that was admitted on: one that is starved then is seen."""
 _COMING_S = 2.0
 """Clients come one after the other, over so long."""
 
@@ -47,8 +48,6 @@ class Seen:
     texts: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     """Texts that had a place and ended with an error, by status."""
-    unserved: dict[str, int] = field(default_factory=dict)
-    """Texts that never got one."""
 
 
 class WatchedHop:
@@ -115,24 +114,19 @@ class _Clients:
         """All of them, for so long."""
         seen = Seen()
         failed: Counter[str] = Counter()
-        unserved: Counter[str] = Counter()
         drafter = TableDrafter(VOCAB_SIZE, target_seed=0, agreement=0.9, scale=2.0)
         async with Client(WatchedHop(GrpcHop(self._address), seen), drafter) as client:
             begins_s = [one * min(seconds / 4, _COMING_S) / self._count for one in range(self._count)]
-            tasks = [
-                asyncio.create_task(self._one(client, seen, failed, unserved, begin_s))
-                for begin_s in begins_s
-            ]
+            tasks = [asyncio.create_task(self._one(client, seen, failed, begin_s)) for begin_s in begins_s]
             await asyncio.wait(tasks, timeout=seconds)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        seen.failed, seen.unserved = dict(failed), dict(unserved)
+        seen.failed = dict(failed)
         return seen
 
-    async def _one(
-        self, client: Client, seen: Seen, failed: Counter[str], unserved: Counter[str], begin_s: float
-    ) -> None:
+    async def _one(self, client: Client, seen: Seen, failed: Counter[str], begin_s: float) -> None:
+        attempts = Attempts("")
         await asyncio.sleep(begin_s)
         while True:
             self._num_texts += 1
@@ -142,9 +136,9 @@ class _Clients:
                     pass
                 seen.texts += 1
             except PacelineError as error:
-                counted = failed if generation.report.token_ids else unserved
-                counted[error.status] += 1
-                await asyncio.sleep(1.0)
+                if not error.retry_after_s:
+                    failed[error.status] += 1
+                await asyncio.sleep(attempts.pause_s(error.retry_after_s))
             finally:
                 rounds = generation.report.rounds[1:]
                 seen.verify_s += [one.verify_s + one.queue_s for one in rounds]
@@ -158,7 +152,8 @@ class _Clients:
             Rule.GREEDY,
             num_speculative_tokens=4,
             ignore_eos=True,
-            wait_s=3600.0,
+            # A deadline counts from when a place is asked for; those who have one ask anew each time.
+            wait_s=3600.0 if self._mode == "cloud" else 0.0,
             deadline_s=0.0 if self._mode == "cloud" else DEADLINE_S,
             request_id=f"{self._seed}-{number}",
         )

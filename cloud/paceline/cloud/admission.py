@@ -87,7 +87,7 @@ class Admission:
         Raises:
             Busy: they are not there, all sessions are taken, or rounds would take too long.
         """
-        self.check_places(now_s)
+        self.check_places(len(self._reserved), now_s)
         self._check_round(now_s)
         needed = self.whole_pages(end + self._limits.max_draft_tokens)
         if needed > self._engine.capacity_tokens:
@@ -107,13 +107,13 @@ class Admission:
             raise error
         return needed
 
-    def check_places(self, now_s: float) -> None:
+    def check_places(self, num_sessions: int, now_s: float) -> None:
         """The part of `check` that any thread may ask.
 
         Raises:
-            Busy: all sessions are taken.
+            Busy: that many are all there may be.
         """
-        if len(self._reserved) >= self._config.max_sessions:
+        if num_sessions >= self._config.max_sessions:
             raise self._busy(f"all {self._config.max_sessions} sessions are taken", "sessions", 1, now_s)
 
     def _check_round(self, now_s: float) -> None:

@@ -151,16 +151,21 @@ class Desk:
         for port in self._ports.values():
             self._reply(port, [Draining(grace_s)])
 
-    def refuses_at_once(self, port: Port) -> bool:
+    def refuses_at_once(self, port: Port, opening: Open | Steered) -> bool:
         """Whether an Open was answered with a refusal, for want of a place. The one thing that another thread may ask,
-        so that a refusal need not wait for the step under way: it looks at two counts and changes nothing but the
-        port, which nobody else knows yet.
+        so that a refusal need not wait for the step under way: it counts who is sure to stay, and changes nothing but
+        the port, which nobody else knows yet.
         """
         if self._is_draining:
             return False
+        request = opening.request if isinstance(opening, Steered) else opening
+        name = (port.tenant, request.session_id) if request.session_id else None
+        others = [one for one in list(self._ports.values()) if name is None or one.name != name]
+        stay = [one.tenant for one in others if one.is_live and not one.is_leaving]
         try:
-            self._quotas.check_sessions(port.tenant, port.quota, self._session_s(port.tenant))
-            self._admission.check_places(self.clock())
+            session_s = self._session_s(port.tenant)
+            self._quotas.check_sessions(port.tenant, port.quota, stay.count(port.tenant), session_s)
+            self._admission.check_places(len(stay), self.clock())
         except PacelineError as error:
             self._fail(port, error)
             return True

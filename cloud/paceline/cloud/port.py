@@ -11,7 +11,7 @@ from paceline.cloud.parking import Name
 from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.cloud.receipts import Ledger
 from paceline.common.messages import ClientMessage
-from paceline.common.session import Answer, Steer, Steered, VerifierSession, Work
+from paceline.common.session import Answer, Steer, Steered, VerifierPhase, VerifierSession, Work
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Port:
     num_read: int = 0
     is_clogged: bool = False
     """Not served because too many replies are unread; reading them wakes it."""
+    is_leaving: bool = False
+    """Its stream is over, as the desk will hear after the step under way."""
     has_ended: bool = False
 
     @property
@@ -54,6 +56,11 @@ class Port:
         """What its session is known by when another stream goes on with it; None if it is not to be."""
         session_id = self.session.request.session_id if self.session is not None else b""
         return (self.tenant, session_id) if session_id else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its text goes on."""
+        return self.session is not None and self.session.phase is VerifierPhase.LIVE
 
     @property
     def num_unread(self) -> int:

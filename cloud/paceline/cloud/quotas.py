@@ -123,19 +123,19 @@ class Quotas:
         if quota.opens_per_s is not None and wait_s > 0:
             raise _beyond(tenant, "opens_per_s", f"more than {quota.opens_per_s:g} opens a second", wait_s)
         self._opens.spend(tenant, quota.opens_per_s, 1.0, now_s)
-        self.check_sessions(tenant, quota, session_s)
+        self.check_sessions(tenant, quota, self._num_sessions[tenant], session_s)
         debt_s = self._positions.wait_s(tenant, now_s)
         if debt_s > DEEP_DEBT_S and not has_begun:
             what = f"more than {quota.positions_per_s:g} positions a second"
             raise _beyond(tenant, "positions_per_s", what, debt_s)
 
-    def check_sessions(self, tenant: str, quota: Quota, session_s: float) -> None:
+    def check_sessions(self, tenant: str, quota: Quota, num_sessions: int, session_s: float) -> None:
         """The part of `check_open` that any thread may ask.
 
         Raises:
-            Busy: the tenant has all the sessions it may have.
+            Busy: that many are all the tenant may have.
         """
-        if quota.max_sessions is not None and self._num_sessions[tenant] >= quota.max_sessions:
+        if quota.max_sessions is not None and num_sessions >= quota.max_sessions:
             raise _beyond(tenant, "max_sessions", f"all {quota.max_sessions} sessions are taken", session_s)
 
     def num_sessions(self, tenant: str) -> int:

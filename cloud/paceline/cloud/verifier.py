@@ -274,12 +274,16 @@ class Verifier:
                 if port.is_clogged and port.num_unread <= self.config.max_unread_replies:
                     self._runner.submit(partial(self._desk.on_read, port))
                 yield cast("ServerMessage", message)
-            self._runner.submit(partial(self._desk.on_gone, port))
+            self._leave(port)
             await asyncio.wait({reader}, timeout=_LINGER_S)
         finally:
             self._open_ports.discard(port)
             reader.cancel()
-            self._runner.submit(partial(self._desk.on_lost, port))
+            self._leave(port)
+
+    def _leave(self, port: Port) -> None:
+        port.is_leaving = True
+        self._runner.submit(partial(self._desk.on_lost, port))
 
     def decode_steered(self, requests: AsyncIterator[Request | PacelineError]) -> AsyncIterator[Answer]:
         """Serve a relay in this process, which opens with `Steered`; otherwise as `decode`."""
@@ -290,14 +294,14 @@ class Verifier:
             async for message in requests:
                 port.num_arrived += 1
                 is_first = port.num_arrived == 1 and isinstance(message, Open | Steered)
-                if is_first and self._desk.refuses_at_once(port):
+                if is_first and self._desk.refuses_at_once(port, message):
                     continue
                 self._runner.submit(partial(self._desk.on_message, port, message, self._runner.clock()))
                 if isinstance(message, Close):
                     return
                 await self._until_not_flooded(port)
         finally:
-            self._runner.submit(partial(self._desk.on_lost, port))
+            self._leave(port)
 
     async def _until_not_flooded(self, port: Port) -> None:
         """Leave a client's further messages to the transport's flow control while too many of it wait here: it ignores
