@@ -353,7 +353,7 @@ PLANTED: dict[Plant, int] = {
     no_fence: 29,
     parked_text_not_compared: 6,
     tenants_share_names: 9,
-    parked_caches_make_no_room: 3,
+    parked_caches_make_no_room: 129,
     relay_keeps_receipts: 26,
     no_takeover: 3,
     retry_after_ignored: 52,

@@ -19,6 +19,7 @@ from paceline.common.messages import (
     ClientMessage,
     Close,
     ErrorMessage,
+    Feature,
     FillPolicy,
     Finished,
     Open,
@@ -183,8 +184,11 @@ async def test_a_receipt_proves_the_history_also_over_a_relay(serve: Any, relay:
         session = await left(hop, replace(OPEN, max_new_tokens=60))
         assert session.receipt_length == len(session.committed)
         reopened = session.open()
+        await until(lambda: served.verifier.num_parked and relays[0].verifier.num_parked)
         async with AsyncExitStack() as stack:
-            stream, again, _ = await begin(hop, reopened, stack)
+            stream, again, opened = await begin(hop, reopened, stack)
+            assert Feature.RECEIPTS in opened.features & (await hop.describe()).features
+            assert opened.cached_length >= 30, "the relay's own model does not read the prompt again either"
             for message in await all_of(stream):
                 again.receive(message)
         assert again.committed.list(30) == served.text(GenerationRequest(OPEN.prompt_token_ids, 60))

@@ -277,7 +277,8 @@ class Desk:
     def _fence(self, name: Name) -> None:
         """A stream that is live under this name has lost its client: it ends, and leaves its cache to the new one."""
         if (old := self._caches.holder(name)) is not None:
-            self._tell(old, Fenced("the session goes on in another stream", field="session_id"))
+            cure = "go on there, or open it under another one"
+            self._tell(old, Fenced("the session goes on in another stream", field="session_id", cure=cure))
             self.on_lost(old)
 
     def on_lost(self, port: Port) -> None:

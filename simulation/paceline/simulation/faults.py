@@ -37,7 +37,17 @@ from paceline.simulation.link import LinkShape
 from paceline.simulation.machines import Machine
 from paceline.simulation.pair import VirtualWorker
 from paceline.simulation.way import Way
-from paceline.simulation.worlds import CACHE_OF_A_TEXT, FORMS, LONG_S, VOCAB_SIZE, Fault, Text, World, world
+from paceline.simulation.worlds import (
+    CACHE_OF_A_TEXT,
+    FORMS,
+    LONG_S,
+    SHORT_BLOCK,
+    VOCAB_SIZE,
+    Fault,
+    Text,
+    World,
+    world,
+)
 
 _FLEET_KEYS = (b"what verifiers of a simulated fleet share",)
 _LINGER_S = 8.0
@@ -110,6 +120,7 @@ class _Run:
 
     def _build(self) -> None:
         plan, reaches = self.plan, FORMS[self.plan.form]
+        is_short = plan.family == "overload"
         offsets = [sum(len(reach) for reach in reaches[:index]) for index in range(len(reaches))]
         for index, reach in enumerate(reaches[1:]):
             upstream = partial(self._way, offsets[index + 1], len(reach)) if reach else None
@@ -118,14 +129,15 @@ class _Run:
                 max_sessions=plan.max_sessions if is_last else 64,
                 hop_name=f"hop-{index + 1}",
                 prefill_chunk_tokens=16,
+                max_draft_tokens=SHORT_BLOCK if is_last and is_short else 64,
                 park_s=plan.park_s,
                 max_parked_sessions=plan.max_parked,
                 receipt_keys=(lambda: _FLEET_KEYS) if is_last else None,
                 require_receipts=is_last,
             )
-            engine, is_roomy = self._model(is_last), plan.family != "overload"
+            engine = self._model(is_last)
             self.machines.append(
-                Machine(config.hop_name, engine, self._step_s, config, upstream, is_roomy=is_roomy)
+                Machine(config.hop_name, engine, self._step_s, config, upstream, is_roomy=not is_short)
             )
         for machine in (index for reach in reaches for index in reach):
             shape = LinkShape(plan.round_trips_s[len(self.links)], seed=len(self.links))
@@ -142,8 +154,8 @@ class _Run:
     def _model(self, is_last: bool) -> Callable[[], TableEngine]:
         seed = self.plan.seed
         if is_last:
-            room = CACHE_OF_A_TEXT * self.plan.max_sessions
-            return lambda: TableEngine(VOCAB_SIZE, seed, capacity_tokens=room)
+            is_short, room = self.plan.family == "overload", CACHE_OF_A_TEXT * self.plan.max_sessions
+            return lambda: TableEngine(VOCAB_SIZE, seed, capacity_tokens=room if is_short else 1 << 20)
         return lambda: TableEngine(VOCAB_SIZE, seed + 2, resembles=seed, agreement=self.plan.relay_agreement)
 
     def _step_s(self, num_tokens: int) -> float:

@@ -11,8 +11,8 @@ from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.request import GenerationRequest
 
 VOCAB_SIZE = 13
-CACHE_OF_A_TEXT = 128
-"""Tokens, in whole pages: prompt, answer and the longest block."""
+CACHE_OF_A_TEXT, SHORT_BLOCK = 64, 8
+"""Tokens, in whole pages: prompt, answer and the longest block, where room is short."""
 Kind = Literal[
     "stall", "reset", "reset at a message", "one way up", "one way down", "deaf edge", "deaf verifier", "repeat",
     "clog", "slow", "crash", "drain",
