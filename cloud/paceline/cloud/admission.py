@@ -25,6 +25,11 @@ class Admission:
         self._reserved: dict[int, int] = {}
         """Session to cache tokens."""
 
+    @property
+    def reserved_tokens(self) -> int:
+        """Cache tokens set aside for sessions."""
+        return sum(self._reserved.values())
+
     def check(self, end: int) -> int:
         """How many cache tokens a session needs that may grow to `end` tokens.
 
@@ -40,7 +45,7 @@ class Admission:
             )
         pages = -(-(end + self._limits.max_draft_tokens) // self._engine.page_size)
         needed = pages * self._engine.page_size
-        free = self._engine.capacity_tokens - sum(self._reserved.values())
+        free = self._engine.capacity_tokens - self.reserved_tokens
         if needed > free:
             raise Busy(
                 f"{needed} cache tokens are needed, {free} are free",

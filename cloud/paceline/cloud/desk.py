@@ -18,7 +18,7 @@ from paceline.cloud.fill import Load
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
-from paceline.cloud.port import Port, Request, post
+from paceline.cloud.port import Judged, Port, Request, post
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
@@ -28,6 +28,7 @@ from paceline.common.errors import (
     InvalidRequest,
     PacelineError,
 )
+from paceline.common.logs import about
 from paceline.common.messages import (
     Cancel,
     Close,
@@ -96,6 +97,7 @@ class Desk:
         self.counts = HopDescription()
         """What was done so far, over all sessions."""
         self._is_draining = False
+        metrics.room(config.max_sessions, engine.capacity_tokens)
 
     @property
     def num_sessions(self) -> int:
@@ -132,6 +134,10 @@ class Desk:
         port.num_handled += 1
         if port.has_ended:
             return
+        with about(port.about):
+            self._handle(port, message, arrived_s)
+
+    def _handle(self, port: Port, message: Request | PacelineError, arrived_s: float) -> None:
         try:
             if port.session is None:
                 self._open(port, message)
@@ -187,6 +193,8 @@ class Desk:
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
+        if isinstance(message, Open | Steered):
+            port.know(message, self.config.hop_name)
         if self._is_draining:
             raise going_away()
         if isinstance(message, Steered):
@@ -202,8 +210,9 @@ class Desk:
             self._ends_s[port.key] = self.clock() + request.deadline_s
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
             port.own_drafts = OwnDrafts(self._drafter, session)
-        log.info("session %d opened, request %r", port.key, request.request_id)
-        self.metrics.session_opened(len(request.prompt_token_ids))
+        port.pace = self.metrics.session_opened(len(request.prompt_token_ids), self.clock())
+        self._count_cache()
+        log.info("session opened")
         self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._scheduler.add(port.key)
 
@@ -218,9 +227,11 @@ class Desk:
             self._admission.free(port.key)
             if port.own_drafts is not None:
                 port.own_drafts.close()
-            self.metrics.session_closed()
+            self._count_cache()
+            port.over(self.clock())
         if not port.has_ended:
             port.has_ended = True
+            port.span.end(request_id=port.about.get("request_id", ""), ended=port.outcome)
             post(port, [], ends=True)
 
     # --- one engine step ----------------------------------------------------------------------------------------------
@@ -234,6 +245,7 @@ class Desk:
         for key in _passed(self._ends_s, now_s):
             self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
         planned = self._scheduler.plan(self._sessions, self._own_draft)
+        self.metrics.planned(len(self._scheduler))
         return [part for part in planned if not self._is_clogged(part)]
 
     def run(self, planned: list[Planned]) -> Sequence[LogitRows] | None:
@@ -246,7 +258,8 @@ class Desk:
         try:
             return self.engine.step(rows)
         except Exception:
-            error = incident("running the target")
+            texts = ", ".join(str(self._ports[part.key].about) for part in planned)
+            error = incident(f"running the target for {texts}")
             for part in planned:
                 self._fail(self._ports[part.key], error)
             return None
@@ -254,7 +267,8 @@ class Desk:
     def finish(self, planned: list[Planned], logits: Sequence[LogitRows], began_s: float) -> None:
         """Judge, commit and answer; the step began at `began_s` by the clock."""
         for part, part_logits in zip(planned, logits, strict=True):
-            self._finish_part(part, part_logits, began_s)
+            with about(self._ports[part.key].about):
+                self._finish_part(part, part_logits, began_s)
         self._observe_cost(planned, self.clock() - began_s)
 
     def _own_draft(self, key: int) -> Draft | None:
@@ -304,24 +318,26 @@ class Desk:
         length = len(session.text)
         self._reply(port, session.on_judged(work, judgement, now_s - began_s, queue_s))
         self._after_verdict(port, work, judgement.num_accepted, len(session.text) - length, now_s)
-        self._count(work, judgement.num_accepted, len(session.text) - length)
-        self.metrics.judged(
-            len(work.draft),
-            judgement.num_accepted,
-            len(session.text) - length,
-            now_s - began_s,
-            is_own=work.is_own,
-        )
+        done = Judged(length, judgement.num_accepted, len(session.text) - length, now_s - began_s, queue_s)
+        self._count(port, work, done, now_s)
         self._scheduler.add(part.key)
 
-    def _count(self, work: Work, num_accepted: int, num_committed: int) -> None:
+    def _count(self, port: Port, work: Work, done: Judged, now_s: float) -> None:
         past, num_judged = self.counts, 0 if work.is_own or work.draft is None else len(work.draft)
         self.counts = replace(
             past,
             num_judged=past.num_judged + num_judged,
-            num_accepted=past.num_accepted + (num_accepted if num_judged else 0),
-            num_written=past.num_written + num_committed,
+            num_accepted=past.num_accepted + (done.num_accepted if num_judged else 0),
+            num_written=past.num_written + done.num_committed,
         )
+        if work.is_own:
+            self.metrics.filled(done.num_committed, done.step_s)
+        else:
+            self.metrics.judged(num_judged, done.num_accepted, done.step_s, done.queue_s)
+        port.judged(done, num_judged, now_s)
+
+    def _count_cache(self) -> None:
+        self.metrics.reserved(self._admission.reserved_tokens, self.engine.capacity_tokens)
 
     def _after_verdict(
         self, port: Port, work: Work, num_accepted: int, num_committed: int, now_s: float
@@ -356,12 +372,14 @@ class Desk:
     def _signed(self, port: Port, finished: Finished) -> Finished:
         """Say what was done for the text."""
         assert port.session is not None, "only a session finishes"
+        port.finished(finished.reason)
         return replace(finished, hops=(replace(port.session.report, name=self.config.hop_name),))
 
     def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
         self._reply(port, [ErrorMessage.of(error, blocks_settled)])
-        self.metrics.failed(error.reason)
+        self.metrics.failed(error, is_open=port.session is not None)
+        log.info("%s: %s", error.reason, error)
         if error.fatal:
             self.on_gone(port)
 

@@ -14,9 +14,11 @@ import grpc
 import grpc.aio
 
 from paceline.cloud.identity import Caller, current_caller
+from paceline.common import tracing
 from paceline.common.codec import encode_description, encode_response, parse_request
 from paceline.common.errors import PacelineError, Unauthenticated
 from paceline.common.hops.base import Verifying
+from paceline.common.logs import set_about
 from paceline.common.messages import ClientMessage, ErrorMessage, ServerMessage
 from paceline.v1 import verifier_pb2 as pb
 
@@ -61,6 +63,8 @@ class VerifierService:
     async def _decode(self, requests: AsyncIterator[bytes], context: Any) -> None:
         fatal: ErrorMessage | None = None
         caller = current_caller.get()
+        tracing.called_by(dict(context.invocation_metadata() or ()))
+        set_about(tenant=caller.tenant)
         ends_s = _on_loop(caller.expires_s)
         async with aclosing(_answers(self._verifier.decode(_parsed(requests, caller)), ends_s)) as answers:
             async for message in answers:

@@ -18,6 +18,7 @@ from paceline.cloud.engine.base import TargetEngine
 from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
+from paceline.common import tracing
 from paceline.common.drafter import Drafter
 from paceline.common.errors import PacelineError
 from paceline.common.messages import (
@@ -143,7 +144,7 @@ class Verifier:
         runner: Runner | None = None,
     ) -> None:
         self.config = config or VerifierConfig()
-        self.metrics = metrics or VerifierMetrics()
+        self.metrics = metrics or VerifierMetrics(self.config.hop_name or "cloud")
         self.info = info
         self.limits = Limits(
             vocab_size=engine.vocab_size,
@@ -230,7 +231,8 @@ class Verifier:
             yield ErrorMessage.of(going_away())
             return
         self._next_key += 1
-        port = Port(self._next_key, asyncio.get_running_loop())
+        span = tracing.begin("decode", hop=self.metrics.hop)
+        port = Port(self._next_key, asyncio.get_running_loop(), span=span)
         self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:

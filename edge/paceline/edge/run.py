@@ -1,15 +1,19 @@
 """One generation under way."""
 
+import hashlib
+import secrets
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest
-from paceline.common.hops.base import Hop
+from paceline.common.hops.base import SESSION_HEADER, Hop, Stream, stream_headers
 from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.session import EdgeSession
+from paceline.common.tracing import NO_SPAN, Headers, Span
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
-from paceline.edge.request import GenerationRequest, Report
+from paceline.edge.request import GenerationRequest, Report, Round
 
 _ANY_VOCAB = 1 << 31
 _SMALL_BLOCK = 16
@@ -33,6 +37,9 @@ class Run:
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's, for as long as no verifier has said its own."""
     estimates: Estimates = field(default_factory=Estimates)
+    span: Span = NO_SPAN
+    """Of the whole text."""
+    _affinity: Headers = ()
 
     def drafting(self) -> Drafting:
         """Whoever writes ahead, at work on this request."""
@@ -52,6 +59,21 @@ class Run:
                 f"mode {self.report.mode} needs a verifier", field="verifier", cure="name one"
             )
         return self.hop
+
+    def stream(self) -> AbstractAsyncContextManager[Stream]:
+        """A new stream to the verifier; says which text and trace it belongs to."""
+        if not self._affinity:
+            name = hashlib.blake2b(self.request.request_id.encode(), digest_size=8).hexdigest()
+            self._affinity = ((SESSION_HEADER, name if self.request.request_id else secrets.token_hex(8)),)
+        stream_headers.set((*self._affinity, *self.span.headers))
+        return self.require_hop().stream()
+
+    def settled(self, base: int, past: Round | None) -> None:
+        """A verdict at that length of the text made a round, or none."""
+        if past is not None:
+            self.report.rounds.append(past)
+            counts = {"num_drafted": past.num_drafted, "num_accepted": past.num_accepted}
+            self.span.record("round", past.round_s, base=base, network_s=past.network_s, **counts)
 
     @property
     def max_draft_tokens(self) -> int:

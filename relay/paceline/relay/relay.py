@@ -15,6 +15,7 @@ from dataclasses import replace
 from paceline.cloud.verifier import Verifier
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, PacelineError, Unreachable
 from paceline.common.hops.base import Hop
+from paceline.common.logs import set_about
 from paceline.common.messages import (
     ClientMessage,
     Description,
@@ -25,6 +26,7 @@ from paceline.common.messages import (
     ServerMessage,
 )
 from paceline.edge.client import Client
+from paceline.edge.metrics import EdgeMetrics
 from paceline.relay.config import RelayConfig
 from paceline.relay.passage import Passage, seen_from_below
 
@@ -43,16 +45,25 @@ class Relay:
         upstream: the hop above; closed with the relay.
         name: of this hop, unique in its chain.
         config: see `RelayConfig`.
+        above: counts what goes up; the verifier's metrics count what comes from below.
     """
 
     def __init__(
-        self, verifier: Verifier, upstream: Hop, *, name: str, config: RelayConfig | None = None
+        self,
+        verifier: Verifier,
+        upstream: Hop,
+        *,
+        name: str,
+        config: RelayConfig | None = None,
+        above: EdgeMetrics | None = None,
     ) -> None:
         self.name = name
         self.config = config or RelayConfig()
         self.verifier = verifier
         self.metrics = verifier.metrics
-        self.client = Client(upstream, tokenizer_fingerprint=verifier.limits.tokenizer_fingerprint)
+        self.client = Client(
+            upstream, tokenizer_fingerprint=verifier.limits.tokenizer_fingerprint, metrics=above
+        )
         self._connecting: asyncio.Task[None] | None = None
         self._fault: PacelineError = Unreachable(
             "the hop above this relay has not answered yet", field="upstream", cure="try again later"
@@ -165,6 +176,8 @@ class Relay:
         try:
             passage = await self._open(requests)
         except PacelineError as error:
+            self.metrics.failed(error, is_open=False)
+            log.info("%s: %s", error.reason, error)
             yield ErrorMessage.of(error)
             return
         if passage is None:
@@ -183,7 +196,9 @@ class Relay:
             return None
         if self._is_draining:
             raise Unreachable("this relay is going away", field="verifier", cure="open at another one")
-        return Passage(self._opening(first), self.verifier, self.client, self.config, self.name)
+        opening = self._opening(first)
+        set_about(request_id=opening.request_id, hop=self.name)
+        return Passage(opening, self.verifier, self.client, self.config, self.name)
 
     def _opening(self, message: ClientMessage | PacelineError) -> Open:
         """What is asked for, with everything that ends a text at the last hop."""

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from paceline.common import tracing
 from paceline.common.codec import decode_response, encode_request, encode_response, parse_request
 from paceline.common.errors import PacelineError
-from paceline.common.hops.base import Stream, Traffic, Verifying
+from paceline.common.hops.base import Stream, Traffic, Verifying, stream_headers
 from paceline.common.messages import ClientMessage, Description, ServerMessage
 from paceline.v1 import verifier_pb2 as pb
 
@@ -59,6 +60,7 @@ class _InProcessStream:
         await asyncio.wait({self._pump})
 
     async def _serve(self, verifier: Verifying) -> None:
+        tracing.called_by(dict(stream_headers.get()))
         try:
             async for message in verifier.decode(self._requests()):
                 self._down.put_nowait(encode_response(message).SerializeToString())
