@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from paceline.cli.reference import metric_reference
 from paceline.common.errors import InvalidRequest, Unreachable
 
 _TIMEOUT_S = 5.0
@@ -181,11 +182,17 @@ def top(
     once: Annotated[
         bool, typer.Option("--once", help="Look twice, show what happened between, and end.")
     ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Describe every metric in Markdown, and end.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on stdout, one object for each look.")
     ] = False,
 ) -> None:
     """Show what verifiers and relays are doing: texts, batches, queue, cache, acceptance, tokens per second."""
+    if reference:
+        print(metric_reference())
+        return
     urls = [_checked(url) for url in metrics or ["http://127.0.0.1:9090/metrics"]]
     console = Console()
     before, then_s = _all(urls), time.monotonic()

@@ -379,7 +379,8 @@ class Desk:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
         self._reply(port, [ErrorMessage.of(error, blocks_settled)])
         self.metrics.failed(error, is_open=port.session is not None)
-        log.info("%s: %s", error.reason, error)
+        with about(port.about):
+            log.info("%s: %s", error.reason, error)
         if error.fatal:
             self.on_gone(port)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from paceline.cloud.fill import Patience
 from paceline.cloud.own_drafts import OwnDrafts
-from paceline.common.logs import Fields, current
+from paceline.common.logs import Fields, about, current, set_about
 from paceline.common.messages import ClientMessage, Open
 from paceline.common.metrics import TextPace
 from paceline.common.session import Answer, Steer, Steered, VerifierSession
@@ -66,8 +66,8 @@ class Port:
     def know(self, opening: Open | Steered, hop: str) -> None:
         """What the text is called, and where it is."""
         request = opening.request if isinstance(opening, Steered) else opening
-        named: Fields = {"request_id": request.request_id, "session": self.key, "hop": hop}
-        self.about = {**self.about, **{name: value for name, value in named.items() if value != ""}}
+        set_about(request_id=request.request_id, session=self.key, hop=hop)
+        self.about = current()
 
     def judged(self, done: "Judged", num_drafted: int, now_s: float) -> None:
         """A verdict was given."""
@@ -93,7 +93,8 @@ class Port:
         """The session is gone."""
         if self.pace is not None:
             self.pace.ended(now_s)
-        log.info("session closed: %s", self.outcome or "the client left")
+        with about(self.about):
+            log.info("session closed: %s", self.outcome or "the client left")
 
 
 def post(port: Port, messages: Sequence[Answer], *, ends: bool) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TextIO
 
 Fields = dict[str, str | int]
 LEVELS = ("debug", "info", "warning", "error")
@@ -68,13 +67,18 @@ class _Json(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def configure(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Log to stderr, or `stream`.
+def formatter(form: str) -> logging.Formatter:
+    """Writes lines in one of `FORMATS`."""
+    return _Json() if form == "json" else _Text()
+
+
+def configure(level: str, form: str) -> None:
+    """Log to stderr.
 
     Args:
         level: one of `LEVELS`.
         form: one of `FORMATS`.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler])
