@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.cli.reference import metric_reference
+from paceline.cloud.metrics import VerifierMetrics
 from paceline.common.errors import PacelineError
 from paceline.edge.request import GenerationRequest
 
@@ -92,6 +93,18 @@ async def test_a_refused_text_is_counted_by_reason(chain: Any) -> None:
         await events.aclose()
 
 
+def test_what_alerts_watch_begins_at_nothing() -> None:
+    """Prometheus sees no growth in a counter that is first seen at 1, so these are there before anything went wrong."""
+    text = generate_latest(VerifierMetrics("cloud").registry).decode()
+
+    for reason in ("INTERNAL_ERROR", "TARGET_NUMERICS"):
+        assert f'paceline_errors_total{{hop="cloud",reason="{reason}"}} 0.0' in text
+    for resource in ("sessions", "kv_cache"):
+        assert (
+            f'paceline_requests_refused_total{{hop="cloud",reason="BUSY",resource="{resource}"}} 0.0' in text
+        )
+
+
 # --- what is named ----------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +112,9 @@ def _expressions(tree: Any) -> Iterator[str]:
     """Every PromQL expression of a dashboard or a file of rules."""
     if isinstance(tree, dict):
         yield from (
-            value for key, value in tree.items() if key in ("expr", "query") and isinstance(value, str)
+            value
+            for key, value in tree.items()
+            if key in ("expr", "query", "seriesQuery", "metricsQuery") and isinstance(value, str)
         )
         yield from (found for value in tree.values() for found in _expressions(value))
     elif isinstance(tree, list):
@@ -117,6 +132,7 @@ def _named(file: Path) -> set[str]:
 async def test_every_metric_named_anywhere_is_in_a_scrape(chain: Any, root: Path) -> None:
     """Dashboard, alerts, autoscaling and pages speak only of what a chain that served and refused texts exposes."""
     async with chain(max_sessions=1) as running:
+        await running.client.complete(GenerationRequest((1, 2, 3), 20), "sync")
         events = aiter(running.client.generate(GenerationRequest((1, 2, 3), 400), "sync"))
         await anext(events)
         with pytest.raises(PacelineError):

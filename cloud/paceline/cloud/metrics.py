@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from paceline.common.errors import Busy, PacelineError
+from paceline.common.errors import Busy, InternalError, PacelineError, TargetNumerics
 from paceline.common.metrics import SIZES, Acceptance, Instruments, Pace, TextPace
 
 
@@ -27,6 +27,11 @@ class VerifierMetrics:
             "reason",
             "resource",
         )
+        # A counter that first appears at 1 has not grown as far as Prometheus can see; what alerts watch begins at 0.
+        for error in (InternalError(""), TargetNumerics("")):
+            self._errors.labels(hop, error.reason)
+        for resource in ("sessions", "kv_cache"):
+            self._refused.labels(hop, Busy("").reason, resource)
         self._waiting = make.gauge("num_requests_waiting", "Live texts for which the last step had no room")
         self._cache_used = make.gauge("kv_cache_usage_perc", "Share of the cache set aside for texts, 0 to 1")
         self._cache_tokens = make.gauge("kv_cache_reserved_tokens", "Cache tokens set aside for texts")
