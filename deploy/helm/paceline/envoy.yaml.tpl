@@ -49,6 +49,7 @@ static_resources:
       dns_refresh_rate: 5s
       connect_timeout: 2s
       lb_policy: RING_HASH
+      common_lb_config: {healthy_panic_threshold: {value: 0}}
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -56,6 +57,8 @@ static_resources:
       health_checks:
         - timeout: 2s
           interval: 2s
+          # Otherwise the first look after a start is followed by none for a minute.
+          no_traffic_interval: 2s
           unhealthy_threshold: 2
           healthy_threshold: 1
           grpc_health_check: {}
