@@ -47,9 +47,12 @@ async def test_every_hop_of_a_live_chain_is_shown(chain: Any, unused_port: int) 
     assert serving.cache_usage is not None
     assert serving.cache_usage > 0
     assert calling.tokens_per_s > 0
-    console = Console(width=200, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     console.print(table([serving, calling]))
-    assert "1/8" in console.file.getvalue()
+    shown = console.file.getvalue()
+    assert "1 of 8" in shown
+    assert "metro, to the hop above" in shown
+    assert "…" not in shown
 
 
 @pytest.mark.slow
@@ -74,7 +77,7 @@ def test_the_command_shows_a_live_verifier(models, unused_port) -> None:
     assert (hop["cache_usage"], hop["num_refused"], hop["tokens_per_s"]) == (0, 0, 0)
     assert total == 8
     assert "cloud" in shown.stdout
-    assert "0/5" in shown.stdout
+    assert "0 of 5" in shown.stdout
 
 
 def test_rates_are_between_two_looks() -> None:

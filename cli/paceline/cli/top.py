@@ -4,7 +4,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -134,32 +134,14 @@ def _sample(between: _Between, role: str, seconds: float) -> HopSample:
 
 
 def table(hops: Sequence[HopSample]) -> Table:
-    """The same for people."""
-    shown = Table(box=None, pad_edge=False)
-    for title in (
-        "hop", "", "texts", "waiting", "cache", "step ms", "texts/step", "tokens/step", "tokens/s",
-        "drafts/s", "accepted", "first ms", "queue ms", "refused", "errors",
-    ):  # fmt: skip
-        shown.add_column(title, justify="left" if title in ("hop", "") else "right")
+    """The same for people: a column for each hop, so that it fits a narrow terminal."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    shown.add_column("", style="dim")
     for one in hops:
-        texts = str(one.num_running) if one.max_running is None else f"{one.num_running}/{one.max_running}"
-        shown.add_row(
-            one.hop,
-            "" if one.role == "serving" else "to the hop above",
-            texts,
-            "" if one.num_waiting is None else str(one.num_waiting),
-            _share(one.cache_usage),
-            _number(one.step_s, 1000),
-            _number(one.batch_sessions),
-            _number(one.batch_tokens),
-            _number(one.tokens_per_s),
-            _number(one.drafts_per_s),
-            _share(one.acceptance_rate),
-            _number(one.ttft_s, 1000),
-            _number(one.queue_s, 1000),
-            str(one.num_refused),
-            str(one.num_errors),
-        )
+        title = one.hop if one.role == "serving" else f"{one.hop}, to the hop above"
+        shown.add_column(title, justify="right", header_style="bold")
+    for label, show in _ROWS.items():
+        shown.add_row(label, *map(show, hops))
     return shown
 
 
@@ -169,6 +151,27 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _texts(one: HopSample) -> str:
+    return str(one.num_running) if one.max_running is None else f"{one.num_running} of {one.max_running}"
+
+
+_ROWS: Mapping[str, Callable[[HopSample], str]] = {
+    "texts": _texts,
+    "found no room in the last step": lambda one: "–" if one.num_waiting is None else str(one.num_waiting),
+    "cache set aside": lambda one: _share(one.cache_usage),
+    "engine step, ms": lambda one: _number(one.step_s, 1000),
+    "texts in a step": lambda one: _number(one.batch_sessions),
+    "tokens in a step": lambda one: _number(one.batch_tokens),
+    "drafts wait for a step, ms": lambda one: _number(one.queue_s, 1000),
+    "tokens per second": lambda one: _number(one.tokens_per_s),
+    "drafts per second": lambda one: _number(one.drafts_per_s),
+    "drafted tokens accepted": lambda one: _share(one.acceptance_rate),
+    "first token after, ms": lambda one: _number(one.ttft_s, 1000),
+    "texts refused, ever": lambda one: str(one.num_refused) if one.role == "serving" else "–",
+    "errors, ever": lambda one: str(one.num_errors),
+}
 
 
 def top(
