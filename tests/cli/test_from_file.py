@@ -141,18 +141,20 @@ def test_a_relay_wraps_the_verifier(chain: Path, asked: Any, monkeypatch: pytest
     made: list[tuple[Any, Any, str]] = []
 
     class Relay:
-        def __init__(self, verifier: Any, upstream: Any, *, name: str) -> None:
-            made.append((verifier, upstream, name))
+        def __init__(self, verifier: Any, upstream: Any, *, name: str, above: Any) -> None:
+            made.append((verifier, upstream, name, above))
 
     stub = ModuleType("paceline.relay.relay")
     stub.Relay = Relay  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "paceline.relay.relay", stub)
     found = asked("relay", "--topology", chain, "--hop", "metro")
     loaded = serving.load(found, SimpleNamespace(status=_Quiet, print=print))
-    ((verifier, upstream, name),) = made
+    ((verifier, upstream, name, above),) = made
 
     assert isinstance(loaded, Relay)
     assert (verifier.limits.vocab_size, name) == (2048, "metro")
+    assert (verifier.metrics.hop, above.hop) == ("metro", "metro")
+    assert above.registry is verifier.metrics.registry
     assert isinstance(upstream, FirstReachable)
     assert RELAY_READY_PREFIX == "paceline relay ready on "
 

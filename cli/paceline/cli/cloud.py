@@ -99,7 +99,14 @@ Rules = Annotated[
     typer.Option(help="A rule to allow; repeat for several. Default: all.", envvar="PACELINE_RULES"),
 ]
 MetricsPort = Annotated[
-    int | None, typer.Option(help="Prometheus port on loopback.", envvar="PACELINE_METRICS_PORT")
+    int | None, typer.Option(help="Port of the Prometheus endpoint.", envvar="PACELINE_METRICS_PORT")
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        help="Address that endpoint listens on: plain HTTP, open to whoever reaches it.",
+        envvar="PACELINE_METRICS_HOST",
+    ),
 ]
 DrainS = Annotated[
     float, typer.Option(min=0, help="Seconds SIGTERM waits for live texts.", envvar="PACELINE_DRAIN_S")
@@ -196,6 +203,7 @@ def serve(
     max_round_ms: MaxRoundMs = None,
     rule: Rules = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     drain_s: DrainS = 10.0,
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
@@ -247,6 +255,7 @@ def relay(
     max_round_ms: MaxRoundMs = None,
     rule: Rules = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     drain_s: DrainS = 10.0,
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
@@ -304,6 +313,7 @@ def serving_of(options: dict[str, Any]) -> Serving:
         server=ServerConfig(
             listen=options["listen"],
             metrics_port=options["metrics_port"],
+            metrics_host=options["metrics_host"],
             drain_s=options["drain_s"],
             tls=TlsFiles(options["tls_cert"], options["tls_key"], options["tls_client_ca"]),
             access=AccessConfig(

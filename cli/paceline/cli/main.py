@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +13,11 @@ from rich.console import Console
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from paceline.cli import bench, certs, cloud, demo, doctor, edge, models, topology
+from paceline.cli import bench, certs, cloud, demo, doctor, edge, models, top, topology
+from paceline.cli.traces import trace_if_asked
 from paceline.cli.version import software_version
 from paceline.cli.written import forget_topologies, hide
+from paceline.common import logs
 from paceline.common.errors import PacelineError
 
 INTERRUPTED = 130
@@ -35,6 +38,7 @@ app.add_typer(certs.app, name="certs")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("top")(top.top)
 
 
 def _show_version(wanted: bool) -> None:
@@ -51,15 +55,29 @@ def options(
     log_level: Annotated[
         str, typer.Option(help="debug, info, warning or error; to stderr.", envvar="PACELINE_LOG_LEVEL")
     ] = "warning",
+    log_format: Annotated[
+        str, typer.Option(help="text or json, one object a line.", envvar="PACELINE_LOG_FORMAT")
+    ] = "text",
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Send OpenTelemetry traces, as OTEL_EXPORTER_OTLP_ENDPOINT says. Any such variable does the same.",
+            envvar="PACELINE_TRACE",
+        ),
+    ] = False,
 ) -> None:
     """Options of every command."""
-    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise typer.BadParameter(
-            f"{log_level!r} is not debug, info, warning or error", param_hint="--log-level"
-        )
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    _require("--log-level", log_level.lower(), logs.LEVELS)
+    _require("--log-format", log_format, logs.FORMATS)
+    logs.configure(log_level.lower(), log_format)
+    trace_if_asked(trace)
+
+
+def _require(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        *first, last = known
+        raise typer.BadParameter(f"{value!r} is not {', '.join(first)} or {last}", param_hint=option)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""The keys of a topology file as tables, from the schema."""
+"""Pages made from the code: the keys of a topology file, every metric."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SECTIONS = {
@@ -61,3 +61,37 @@ def _takes(described: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
         "object": "a mapping",
     }.get(described.get("type", ""), "text")  # fmt: skip
+
+
+_METRICS_HEAD = """\
+# Metrics
+
+Made by `paceline top --reference > docs/metrics.md`. What to look at when: [observability](observability.md).
+
+Each has the label `hop`, the name of the hop that counts; further labels are in brackets. Counters carry the suffix
+`_total`, histograms come as `_bucket`, `_sum` and `_count`. Suffixes are vLLM's wherever vLLM counts the same thing."""
+
+
+def metric_reference() -> str:
+    """Every metric of either end, in Markdown."""
+    from paceline.cloud.metrics import VerifierMetrics
+    from paceline.edge.metrics import EdgeMetrics
+
+    parts = [_METRICS_HEAD]
+    for title, registry in (
+        ("A hop that serves: verifiers, and relays towards the hop below", VerifierMetrics().registry),
+        ("A hop that calls: devices, and relays towards the hop above", EdgeMetrics().registry),
+    ):
+        rows = [
+            f"| `{name}` | {kind} | {text}{f' ({labels})' if labels else ''} |"
+            for name, kind, text, labels in sorted(_metrics(registry))
+        ]
+        parts.append("\n".join([f"## {title}", "", "| metric | kind | |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _metrics(registry: Any) -> Iterator[tuple[str, str, str, str]]:
+    for collector in registry._collector_to_names:  # nothing public tells labels before they have values
+        suffix = "_total" if collector._type == "counter" else ""
+        labels = ", ".join(f"`{name}`" for name in collector._labelnames if name != "hop")
+        yield collector._name + suffix, collector._type, collector._documentation, labels

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -90,7 +90,12 @@ def load(serving: Serving, console: Console) -> Any:
             f"[yellow]slowed down on purpose[/]: every engine step lasts at least "
             f"{1000 * serving.verify_floor_s:g} ms"
         )
-    return verifier if relay is None else relay(verifier, upstream, name=serving.name)
+    if relay is None:
+        return verifier
+    from paceline.edge.metrics import EdgeMetrics
+
+    above = EdgeMetrics(serving.name, verifier.metrics.registry)
+    return relay(verifier, upstream, name=serving.name, above=above)
 
 
 def run(serving: Serving, verifier: Any) -> None:
@@ -98,7 +103,7 @@ def run(serving: Serving, verifier: Any) -> None:
     from paceline.cloud.server import Server, serve_until_signal
 
     if serving.server.metrics_port is not None:
-        _serve_metrics(verifier, serving.server.metrics_port)
+        _serve_metrics(verifier, serving.server.metrics_port, serving.server.metrics_host)
     prefix = RELAY_READY_PREFIX if serving.is_relay else READY_PREFIX
 
     def announce(address: str) -> None:
@@ -150,7 +155,8 @@ def _verifier(serving: Serving) -> Any:
         engine = FloorEngine(engine, serving.verify_floor_s)
     from paceline.cloud.verifier import Verifier
 
-    return Verifier(engine, info, serving.verifier, drafter=_fill_drafter(serving))
+    config = replace(serving.verifier, hop_name=serving.verifier.hop_name or serving.name)
+    return Verifier(engine, info, config, drafter=_fill_drafter(serving))
 
 
 def _table(serving: Serving) -> tuple[Any, Any]:
@@ -218,8 +224,12 @@ def _fill_drafter(serving: Serving) -> Any:
     return assemble(draft_model, kind=kind, tokenizer=tokenizer, digest=digest).drafter
 
 
-def _serve_metrics(verifier: Any, port: int) -> None:
+def _serve_metrics(verifier: Any, port: int, host: str) -> None:
     try:
-        verifier.metrics.serve(port)
-    except OSError:
-        raise InvalidRequest(f"port {port} is in use", field="metrics_port", cure="choose another") from None
+        verifier.metrics.serve(port, host)
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot listen on {host}:{port}: {str(error.strerror).partition(' (')[0]}",
+            field="metrics_port",
+            cure="choose another",
+        ) from None

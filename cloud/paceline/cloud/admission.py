@@ -73,9 +73,14 @@ class Admission:
         """What a session asks of a step, typically."""
 
     @property
+    def reserved_tokens(self) -> int:
+        """Cache tokens set aside for sessions."""
+        return sum(self._reserved.values())
+
+    @property
     def free_tokens(self) -> int:
         """Cache tokens that no live session may claim. Parked caches lie in them, and make room."""
-        return self._engine.capacity_tokens - sum(self._reserved.values())
+        return self._engine.capacity_tokens - self.reserved_tokens
 
     def whole_pages(self, num_tokens: int) -> int:
         """What so many tokens take of the cache, in tokens."""

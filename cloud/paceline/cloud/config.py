@@ -77,7 +77,9 @@ class ServerConfig:
     listen: str = "127.0.0.1:7443"
     """HOST:PORT; port 0 takes a free one."""
     metrics_port: int | None = None
-    """Port of the Prometheus endpoint on loopback; None for none."""
+    """Port of the Prometheus endpoint; None for none."""
+    metrics_host: str = "127.0.0.1"
+    """Where that endpoint listens. It is plain HTTP and asks nobody who they are."""
     drain_s: float = 10.0
     """How long SIGTERM waits for live generations."""
     tls: TlsFiles = field(default_factory=TlsFiles)

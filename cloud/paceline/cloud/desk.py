@@ -20,7 +20,7 @@ from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.parking import Name
-from paceline.cloud.port import Port, Request, post
+from paceline.cloud.port import Judged, Port, Request, post
 from paceline.cloud.quotas import Quotas
 from paceline.cloud.receipts import Receipts
 from paceline.cloud.scheduler import Planned, Scheduler
@@ -34,6 +34,7 @@ from paceline.common.errors import (
     InvalidRequest,
     PacelineError,
 )
+from paceline.common.logs import about
 from paceline.common.messages import (
     Cancel,
     Close,
@@ -41,19 +42,18 @@ from paceline.common.messages import (
     ErrorMessage,
     Feature,
     FillPolicy,
-    Finished,
     HopDescription,
     Open,
 )
 from paceline.common.sampling.rows import LogitRows
 from paceline.common.session import (
-    Answer,
     Limits,
     Steer,
     Steered,
     SteeredSession,
     VerifierPhase,
     VerifierSession,
+    Work,
 )
 from paceline.common.tokens import Draft, Verdict
 
@@ -106,6 +106,7 @@ class Desk:
         self._load = Load()
         self._tally = Tally(metrics)
         self._is_draining = False
+        metrics.room(config.max_sessions, engine.capacity_tokens)
 
     @property
     def num_sessions(self) -> int:
@@ -149,7 +150,7 @@ class Desk:
         self._is_draining = True
         self._caches.parking.clear()
         for port in self._ports.values():
-            self._reply(port, [Draining(grace_s)])
+            port.answer([Draining(grace_s)])
 
     def refuses_at_once(self, port: Port, opening: Open | Steered) -> bool:
         """Whether an Open was answered with a refusal, for want of a place. The one thing that another thread may ask,
@@ -158,12 +159,13 @@ class Desk:
         """
         if self._is_draining:
             return False
+        port.know(opening, self.metrics.hop)
         request = opening.request if isinstance(opening, Steered) else opening
         name = (port.tenant, request.session_id) if request.session_id else None
         others = [one for one in list(self._ports.values()) if name is None or one.name != name]
         stay = [one.tenant for one in others if one.is_live and not one.is_leaving]
         try:
-            session_s = self._session_s(port.tenant)
+            session_s = self._admission.turnover.until(self._quotas.num_sessions(port.tenant))
             self._quotas.check_sessions(port.tenant, port.quota, stay.count(port.tenant), session_s)
             self._admission.check_places(len(stay), self.clock())
         except PacelineError as error:
@@ -176,6 +178,10 @@ class Desk:
         port.num_handled += 1
         if port.has_ended:
             return
+        with about(port.about):
+            self._handle(port, message, arrived_s)
+
+    def _handle(self, port: Port, message: Request | PacelineError, arrived_s: float) -> None:
         try:
             if port.session is None:
                 self._open(port, message)
@@ -196,13 +202,13 @@ class Desk:
     ) -> None:
         match message:
             case Steer() if isinstance(session, SteeredSession):
-                self._reply(port, session.steer(message))
+                port.answer(session.steer(message))
                 self._queue(port)
             case Draft():
                 if session.phase is VerifierPhase.LIVE:
                     self._on_draft(port, session, message, arrived_s)
             case Cancel():
-                self._reply(port, session.on_cancel())
+                port.answer(session.on_cancel())
             case Close():
                 self.on_gone(port)
             case _:
@@ -219,9 +225,7 @@ class Desk:
             port.patience.on_wrong_draft()
         # A stale block is answered at once; how long it lay here is told, so that its round trip measures the link.
         queue_s = max(self.clock() - arrived_s, 0.0)
-        self._reply(
-            port, [replace(one, queue_s=queue_s) if isinstance(one, Verdict) else one for one in replies]
-        )
+        port.answer([replace(one, queue_s=queue_s) if isinstance(one, Verdict) else one for one in replies])
         self._queue(port)
 
     def _open(self, port: Port, message: Request | PacelineError) -> None:
@@ -231,6 +235,8 @@ class Desk:
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
+        if isinstance(message, Open | Steered):
+            port.know(message, self.metrics.hop)
         if self._is_draining:
             raise going_away()
         if isinstance(message, Steered):
@@ -247,7 +253,7 @@ class Desk:
             port.quota,
             now_s,
             has_begun=bool(request.committed_token_ids),
-            session_s=self._session_s(port.tenant),
+            session_s=self._admission.turnover.until(self._quotas.num_sessions(port.tenant)),
         )
         needed = self._admission.check(session.end, now_s)
         self._admission.admit(port.key, needed, now_s)
@@ -259,14 +265,11 @@ class Desk:
             self._ends_s[port.key] = now_s + request.deadline_s
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
             port.own_drafts = OwnDrafts(self._drafter, session)
-        log.info("session %d opened, request %r", port.key, request.request_id)
-        self.metrics.session_opened(len(request.prompt_token_ids))
-        self._reply(port, session.opened(self._cost.fixed_s, self._cost.per_token_s))
+        port.pace = self.metrics.session_opened(len(request.prompt_token_ids), self.clock())
+        self._count_cache()
+        log.info("session opened")
+        port.answer(session.opened(self._cost.fixed_s, self._cost.per_token_s))
         self._queue(port)
-
-    def _session_s(self, tenant: str) -> float:
-        """How long until a session of the tenant's is likely to end."""
-        return self._admission.turnover.until(self._quotas.num_sessions(tenant))
 
     def _begin_ledger(self, port: Port, session: VerifierSession) -> None:
         """Look at what the client shows for its history. What a relay's model says is nobody's word: no receipts."""
@@ -298,9 +301,11 @@ class Desk:
             self._caches.take_back(port, port.session, parks=parks)
             if port.own_drafts is not None:
                 port.own_drafts.close()
-            self.metrics.session_closed()
+            self._count_cache()
+            port.over(self.clock())
         if not port.has_ended:
             port.has_ended = True
+            port.span.end(request_id=port.about.get("request_id", ""), ended=port.outcome)
             post(port, [], ends=True)
 
     # --- one engine step ----------------------------------------------------------------------------------------------
@@ -315,6 +320,7 @@ class Desk:
         for key in _passed(self._ends_s, now_s):
             self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
         planned = self._scheduler.plan(self._sessions, self._own_draft, self._quotas.paced(now_s))
+        self.metrics.planned(len(self._scheduler))
         planned = [part for part in planned if not self._is_clogged(part)]
         for part in planned:
             port = self._ports[part.key]
@@ -343,7 +349,8 @@ class Desk:
         try:
             return self.engine.step(rows)
         except Exception:
-            error = incident("running the target")
+            texts = ", ".join(str(self._ports[part.key].about) for part in planned)
+            error = incident(f"running the target for {texts}")
             for part in planned:
                 self._fail(self._ports[part.key], error)
             return None
@@ -351,7 +358,10 @@ class Desk:
     def finish(self, planned: list[Planned], logits: Sequence[LogitRows], began_s: float) -> None:
         """Judge, commit and answer; the step began at `began_s` by the clock."""
         for part, part_logits in zip(planned, logits, strict=True):
-            self._finish_part(part, part_logits, began_s)
+            port = self._ports.get(part.key)
+            if port is not None:  # otherwise its session went on elsewhere meanwhile
+                with about(port.about):
+                    self._finish_part(port, part.work, part_logits, began_s)
         self._observe_cost(planned, self.clock() - began_s)
 
     def _own_draft(self, key: int) -> Draft | None:
@@ -380,11 +390,9 @@ class Desk:
         if port.key in self._sessions:
             self._queue(port)
 
-    def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
-        port, work = self._ports.get(part.key), part.work
-        if port is None or port.session is None:
-            return  # its session went on elsewhere meanwhile
+    def _finish_part(self, port: Port, work: Work, logits: LogitRows, began_s: float) -> None:
         session = port.session
+        assert session is not None, "only an open session takes part in a step"
         if work.draft is None:
             session.on_prefilled(work)
             self._queue(port)
@@ -403,13 +411,16 @@ class Desk:
         now_s = self.clock()
         length = len(session.text)
         answers = session.on_judged(work, judgement, now_s - began_s, queue_s)
-        num_added = len(session.text) - length
         if port.ledger is not None:
             answers = port.ledger.stamped(answers, session.text[length:])
-        self._reply(port, answers)
-        port.on_verdict(work, judgement.num_accepted, num_added, now_s)
-        self._tally.judged(work, judgement.num_accepted, num_added, now_s - began_s)
+        port.answer(answers)
+        done = Judged(length, judgement.num_accepted, len(session.text) - length, now_s - began_s, queue_s)
+        port.on_verdict(work, done, now_s)
+        self._tally.judged(work, done)
         self._queue(port)
+
+    def _count_cache(self) -> None:
+        self.metrics.reserved(self._admission.reserved_tokens, self.engine.capacity_tokens)
 
     def _observe_cost(self, planned: list[Planned], seconds: float) -> None:
         num_tokens = sum(len(part.work.token_ids) for part in planned)
@@ -418,18 +429,7 @@ class Desk:
         if all(part.work.draft is not None for part in planned):
             self._cost.observe(num_tokens, seconds)
 
-    # --- answers ------------------------------------------------------------------------------------------------------
-
-    def _reply(self, port: Port, answers: Sequence[Answer]) -> None:
-        if answers:
-            port.num_replies += len(answers)
-            told = [self._signed(port, one) if isinstance(one, Finished) else one for one in answers]
-            post(port, told, ends=any(isinstance(one, Finished) for one in answers))
-
-    def _signed(self, port: Port, finished: Finished) -> Finished:
-        """Say what was done for the text."""
-        assert port.session is not None, "only a session finishes"
-        return replace(finished, hops=(replace(port.session.report, name=self.config.hop_name),))
+    # --- errors -------------------------------------------------------------------------------------------------------
 
     def _fail(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
         """Say what is wrong; a fatal error ends this stream and frees its session, and only this one's."""
@@ -438,8 +438,10 @@ class Desk:
             self.on_gone(port)
 
     def _tell(self, port: Port, error: PacelineError, blocks_settled: int = 0) -> None:
-        self._reply(port, [ErrorMessage.of(error, blocks_settled)])
-        self.metrics.failed(error.reason)
+        port.answer([ErrorMessage.of(error, blocks_settled)])
+        self.metrics.failed(error, is_open=port.session is not None)
+        with about(port.about):
+            log.info("%s: %s", error.reason, error)
 
 
 def _passed(times: dict[int, float], now_s: float) -> list[int]:

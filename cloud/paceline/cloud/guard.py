@@ -30,9 +30,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
     Args:
         authenticator: finds out who calls.
         in_band: makes a message of an error, for each streaming method that says errors in its messages first.
+        refused: told of every such stream that was not let in.
     """
 
-    def __init__(self, authenticator: Authenticator, in_band: Mapping[str, Write]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        in_band: Mapping[str, Write],
+        refused: Callable[[PacelineError], None],
+    ) -> None:
+        self._refused = refused
         self._authenticator = authenticator
         self._in_band = in_band
 
@@ -84,5 +91,6 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
 
     async def _refuse(self, context: Any, method: str, error: PacelineError) -> None:
         if method in self._in_band:
+            self._refused(error)
             await context.write(self._in_band[method](ErrorMessage.of(error)))
         await context.abort(getattr(grpc.StatusCode, error.status), str(error))

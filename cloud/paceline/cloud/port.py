@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.cloud.fill import Patience
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.parking import Name
 from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.cloud.receipts import Ledger
-from paceline.common.messages import ClientMessage
+from paceline.common.logs import Fields, about, current, set_about
+from paceline.common.messages import ClientMessage, Finished, Open
+from paceline.common.metrics import TextPace
 from paceline.common.session import Answer, Steer, Steered, VerifierPhase, VerifierSession, Work
+from paceline.common.tokens import FinishReason
+from paceline.common.tracing import NO_SPAN, Span
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,18 @@ _HASTE = 1.5
 
 Request = ClientMessage | Steered | Steer
 """What a session is told; the last two only by a relay in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one step did for a session."""
+
+    base: int
+    """Committed length before it."""
+    num_accepted: int
+    num_committed: int
+    step_s: float
+    queue_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +47,8 @@ class Port:
     tenant: str = ""
     """Whose it is; empty where nobody is asked."""
     quota: Quota = UNLIMITED
+    hop_name: str = ""
+    """What reports call this hop."""
     outbox: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     session: VerifierSession | None = None
     cache_key: int = 0
@@ -50,6 +68,13 @@ class Port:
     is_leaving: bool = False
     """Its stream is over, as the desk will hear after the step under way."""
     has_ended: bool = False
+    pace: TextPace | None = None
+    """When its tokens came."""
+    span: Span = NO_SPAN
+    outcome: str = ""
+    """How the text ended."""
+    about: Fields = field(default_factory=current)
+    """What lines of the log about it say; at first, whatever the task that serves it says."""
 
     @property
     def name(self) -> Name | None:
@@ -67,18 +92,61 @@ class Port:
         """Replies the client has yet to take."""
         return self.num_replies - self.num_read
 
-    def on_verdict(self, work: Work, num_accepted: int, num_committed: int, now_s: float) -> None:
-        """Learn from a verdict how long to wait for drafts, and how far to write alone."""
+    def know(self, opening: Open | Steered, hop: str) -> None:
+        """What the text is called, and where it is."""
+        request = opening.request if isinstance(opening, Steered) else opening
+        set_about(request_id=request.request_id, session=self.key, hop=hop)
+        self.about = current()
+
+    def on_verdict(self, work: Work, done: Judged, now_s: float) -> None:
+        """A verdict was given: count it, and learn how long to wait for drafts and how far to write alone."""
         num_drafted = len(work.draft) if work.draft is not None else 0
+        num_judged = 0 if work.is_own else num_drafted
         if work.is_own and self.own_drafts is not None:
-            self.own_drafts.judged(num_accepted)
+            self.own_drafts.judged(done.num_accepted)
         self.patience.on_commit(
             now_s,
-            num_committed,
+            done.num_committed,
             judged=not work.is_own,
-            num_accepted=num_accepted,
-            refuted=not work.is_own and num_accepted < num_drafted,
+            num_accepted=done.num_accepted,
+            refuted=not work.is_own and done.num_accepted < num_drafted,
         )
+        if self.pace is not None:
+            self.pace.tokens(done.num_committed, now_s)
+        self.span.record(
+            "step",
+            done.step_s,
+            base=done.base,
+            num_drafted=num_judged,
+            num_accepted=done.num_accepted if num_judged else 0,
+            num_committed=done.num_committed,
+            queue_s=done.queue_s,
+        )
+
+    def answer(self, answers: Sequence[Answer]) -> None:
+        """Tell the client; what is finished says what was done for it."""
+        if answers:
+            self.num_replies += len(answers)
+            told = [self._signed(one) if isinstance(one, Finished) else one for one in answers]
+            post(self, told, ends=any(isinstance(one, Finished) for one in answers))
+
+    def _signed(self, finished: Finished) -> Finished:
+        assert self.session is not None, "only a session finishes"
+        self._finished(finished.reason)
+        return replace(finished, hops=(replace(self.session.report, name=self.hop_name),))
+
+    def _finished(self, reason: FinishReason) -> None:
+        """The text is complete."""
+        self.outcome = reason
+        if self.pace is not None:
+            self.pace.finished(reason)
+
+    def over(self, now_s: float) -> None:
+        """The session is gone."""
+        if self.pace is not None:
+            self.pace.ended(now_s)
+        with about(self.about):
+            log.info("session closed: %s", self.outcome or "the client left")
 
     def is_late(self, now_s: float, ends_s: float, step_s: float) -> bool:
         """Whether a text of full length would take longer than its client gives it, at the pace it has had.

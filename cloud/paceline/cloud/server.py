@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from paceline.cloud.config import ServerConfig
 from paceline.cloud.guard import Guard
 from paceline.cloud.identity import Authenticator
+from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.service import IN_BAND, SERVICE_NAME, VerifierService
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Verifying
@@ -42,6 +44,9 @@ AGE_OPTION, GRACE_OPTION = "grpc.max_connection_age_ms", "grpc.max_connection_ag
 
 class Serving(Verifying, Protocol):
     """What a server runs: a verifier, or a relay."""
+
+    metrics: VerifierMetrics
+    """Counts who is not let in, besides what it does itself."""
 
     @property
     def num_sessions(self) -> int:
@@ -85,7 +90,8 @@ class Server:
         """
         check_address(self.config.listen, "listen")
         self.config.check()
-        guard = Guard(Authenticator(self.config), IN_BAND)
+        refused = partial(self.verifier.metrics.failed, is_open=False)
+        guard = Guard(Authenticator(self.config), IN_BAND, refused)
         self._server = grpc.aio.server(interceptors=(guard,), options=(*SERVER_OPTIONS, *_ages(self.config)))
         VerifierService(self.verifier).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

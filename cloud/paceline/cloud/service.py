@@ -16,9 +16,11 @@ import grpc.aio
 from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.quotas import Buckets
 from paceline.cloud.refusals import abort
+from paceline.common import tracing
 from paceline.common.codec import ResponseWriter, encode_description, parse_request
 from paceline.common.errors import PacelineError, Unauthenticated
 from paceline.common.hops.base import Verifying
+from paceline.common.logs import set_about
 from paceline.common.messages import ClientMessage, ErrorMessage, ServerMessage
 from paceline.v1 import verifier_pb2 as pb
 
@@ -64,6 +66,8 @@ class VerifierService:
         fatal: ErrorMessage | None = None
         writer = ResponseWriter()
         caller = current_caller.get()
+        tracing.called_by(dict(context.invocation_metadata() or ()))
+        set_about(tenant=caller.tenant)
         ends_s = _on_loop(caller.expires_s)
         messages = self._parsed(requests, caller)
         async with aclosing(_answers(self._verifier.decode(messages), ends_s)) as answers:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from paceline.cloud.metrics import VerifierMetrics
+from paceline.cloud.port import Judged
 from paceline.common.messages import HopDescription
 from paceline.common.session import Work
 
@@ -18,17 +19,19 @@ class Tally:
         self.counts = HopDescription()
         self._metrics = metrics
 
-    def judged(self, work: Work, num_accepted: int, num_committed: int, seconds: float) -> None:
+    def judged(self, work: Work, done: Judged) -> None:
         """A verdict on a draft was given."""
-        num_drafted = len(work.draft) if work.draft is not None else 0
-        num_judged = 0 if work.is_own else num_drafted
+        num_judged = 0 if work.is_own or work.draft is None else len(work.draft)
         self.counts = replace(
             self.counts,
             num_judged=self.counts.num_judged + num_judged,
-            num_accepted=self.counts.num_accepted + (num_accepted if num_judged else 0),
-            num_written=self.counts.num_written + num_committed,
+            num_accepted=self.counts.num_accepted + (done.num_accepted if num_judged else 0),
+            num_written=self.counts.num_written + done.num_committed,
         )
-        self._metrics.judged(num_drafted, num_accepted, num_committed, seconds, is_own=work.is_own)
+        if work.is_own:
+            self._metrics.filled(done.num_committed, done.step_s)
+        else:
+            self._metrics.judged(num_judged, done.num_accepted, done.step_s, done.queue_s)
 
     def stepped(self, num_sessions: int, num_tokens: int, seconds: float) -> None:
         """The engine ran one step."""

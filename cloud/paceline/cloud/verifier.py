@@ -21,6 +21,7 @@ from paceline.cloud.incidents import going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.port import Port, Request
 from paceline.cloud.receipts import Receipts
+from paceline.common import tracing
 from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.messages import (
@@ -161,7 +162,7 @@ class Verifier:
         runner: Runner | None = None,
     ) -> None:
         self.config = config or VerifierConfig()
-        self.metrics = metrics or VerifierMetrics()
+        self.metrics = metrics or VerifierMetrics(self.config.hop_name or "cloud")
         self.info = info
         self.limits = Limits(
             vocab_size=engine.vocab_size,
@@ -264,8 +265,9 @@ class Verifier:
             yield ErrorMessage.of(going_away())
             return
         self._next_key += 1
-        caller = current_caller.get(NOBODY)
-        port = Port(self._next_key, asyncio.get_running_loop(), caller.tenant, caller.quota)
+        caller, span = current_caller.get(NOBODY), tracing.begin("decode", hop=self.metrics.hop)
+        loop, name = asyncio.get_running_loop(), self.config.hop_name
+        port = Port(self._next_key, loop, caller.tenant, caller.quota, hop_name=name, span=span)
         self._open_ports.add(port)
         reader = asyncio.create_task(self._read(port, requests))
         try:

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from paceline.common import padding
+from paceline.common import padding, tracing
 from paceline.common.drafter import Drafter
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
 from paceline.common.hops.base import Hop
@@ -27,6 +27,9 @@ from paceline.edge.pacing.lookahead import without_race
 from paceline.edge.request import Event, GenerationRequest, Report, TokensEvent
 from paceline.edge.run import Run
 
+if TYPE_CHECKING:  # whoever wants no metrics needs no prometheus_client
+    from paceline.edge.metrics import EdgeMetrics
+
 _MAX_UINT32 = (1 << 32) - 1
 
 
@@ -39,6 +42,7 @@ class Client:
         tokenizer_fingerprint: of the vocabulary the prompt was encoded with; b"" skips the comparison.
         eos_token_ids: the draft model's, for mode `local` and where the drafter goes on alone.
         worker: where the drafter runs; a thread of its own unless something else is given.
+        metrics: told of every text; None counts nothing.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Client:
         tokenizer_fingerprint: bytes = b"",
         eos_token_ids: tuple[int, ...] = (),
         worker: DraftWorker | None = None,
+        metrics: "EdgeMetrics | None" = None,
     ) -> None:
+        self.metrics = metrics
         self.verifier: Description | None = None
         self._hop = hop
         self._drafter = drafter
@@ -137,7 +143,7 @@ class Client:
             eos_token_ids=self._eos_token_ids,
             estimates=self.estimates,
         )
-        return Generation(run)
+        return Generation(run, self.metrics)
 
     async def complete(self, request: GenerationRequest, mode: str = "auto") -> Report:
         """Generate a whole text and return its report."""
@@ -150,13 +156,17 @@ class Client:
 class Generation:
     """A text on its way: an async iterator of events with a report."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, metrics: "EdgeMetrics | None" = None) -> None:
         self.report = run.report
         self._run = run
+        self._metrics = metrics
 
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
         loop, report = asyncio.get_running_loop(), self.report
         began_s = loop.time()
+        counted = self._metrics.follow(report, began_s) if self._metrics else None
+        self._run.span = _span(self._run)
+        error: BaseException | None = None
         try:
             async for event in MODES[report.mode](self._run):
                 if isinstance(event, TokensEvent):
@@ -165,9 +175,40 @@ class Generation:
                     report.token_ids.extend(event.token_ids)
                     report.origins.extend(event.origins)
                     report.authors.extend(event.authors)
+                if counted is not None:
+                    counted.on_event(event, loop.time())
                 yield event
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             report.total_s = loop.time() - began_s
+            if counted is not None:
+                counted.on_end(error, loop.time())
+            self._run.span.end(**_outcome(report, error))
+
+
+def _span(run: Run) -> tracing.Span:
+    request = run.request
+    return tracing.begin(
+        "generation",
+        hop=request.path[-1] if request.path else "edge",
+        request_id=request.request_id,
+        mode=run.report.mode,
+        rule=run.report.rule,
+        num_prompt_tokens=len(request.prompt_token_ids),
+    )
+
+
+def _outcome(report: Report, error: BaseException | None) -> dict[str, tracing.Attribute]:
+    ended = type(error).__name__ if error is not None else report.finish_reason or ""
+    return {
+        "ended": ended,
+        "num_tokens": len(report.token_ids),
+        "num_drafted": report.drafted_tokens,
+        "num_accepted": report.accepted_tokens,
+        "num_reconnects": report.num_reconnects,
+    }
 
 
 def check_request(request: GenerationRequest) -> None:

@@ -69,7 +69,7 @@ class _Pipeline:
         self._run = run
         self._request = request
         self._pacing = pacing
-        self._hop = run.require_hop()
+        run.require_hop()
         self._session = run.session(pacing.fill)
         self._drafting = run.drafting() if pacing.drafts else None
         self._tail = Tail(request.text)
@@ -134,7 +134,7 @@ class _Pipeline:
         self._run.report.round_trip_s = self._run.estimates.round_trip.typical_s
 
     async def _one_connection(self) -> None:
-        async with self._hop.stream() as stream:
+        async with self._run.stream() as stream:
             self._past_streams.append(stream.traffic)
             left_s = max(self._ends_s - self._loop.time(), 0.001) if self._ends_s is not None else 0.0
             await stream.send(replace(self._session.open(), deadline_s=left_s))
@@ -204,7 +204,7 @@ class _Pipeline:
         past = None
         if commit is not None:
             past = self._flight.settle(verdict, self._tail.known, contradicted=contradicted, now_s=now_s)
-            self._run.report.rounds.extend([past] if past is not None else [])
+            self._run.settled(verdict.base, past)
         since_s = now_s - self._last_s if self._last_s and num_added else 0.0
         self._last_s = now_s if num_added else self._last_s
         self._pacing.learn(

@@ -1,18 +1,21 @@
 """One generation under way."""
 
+import hashlib
 import secrets
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest
-from paceline.common.hops.base import Hop
+from paceline.common.hops.base import SESSION_HEADER, Hop, Stream, stream_headers
 from paceline.common.messages import Description, FillPolicy, Open, Opened
 from paceline.common.padding import tokens_that_fit
 from paceline.common.session import EdgePhase, EdgeSession
 from paceline.common.session.limits import SESSION_ID_BYTES
+from paceline.common.tracing import NO_SPAN, Headers, Span
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadDrafting
 from paceline.edge.pacing.estimates import Estimates
-from paceline.edge.request import GenerationRequest, Report
+from paceline.edge.request import GenerationRequest, Report, Round
 
 _ANY_VOCAB = 1 << 31
 _WINDOW_BEFORE_OPENED = 4
@@ -43,6 +46,9 @@ class Run:
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's, for as long as no verifier has said its own."""
     estimates: Estimates = field(default_factory=Estimates)
+    span: Span = NO_SPAN
+    """Of the whole text."""
+    _affinity: Headers = ()
 
     def drafting(self) -> Drafting:
         """Whoever writes ahead, at work on this request."""
@@ -74,6 +80,21 @@ class Run:
         if self.request.pad_to and session.phase is not EdgePhase.LIVE:
             return 0
         return session.opened.max_blocks_in_flight if session.opened else _WINDOW_BEFORE_OPENED
+
+    def stream(self) -> AbstractAsyncContextManager[Stream]:
+        """A new stream to the verifier; says which text and trace it belongs to."""
+        if not self._affinity:
+            name = hashlib.blake2b(self.request.request_id.encode(), digest_size=8).hexdigest()
+            self._affinity = ((SESSION_HEADER, name if self.request.request_id else secrets.token_hex(8)),)
+        stream_headers.set((*self._affinity, *self.span.headers))
+        return self.require_hop().stream()
+
+    def settled(self, base: int, past: Round | None) -> None:
+        """A verdict at that length of the text made a round, or none."""
+        if past is not None:
+            self.report.rounds.append(past)
+            counts = {"num_drafted": past.num_drafted, "num_accepted": past.num_accepted}
+            self.span.record("round", past.round_s, base=base, network_s=past.network_s, **counts)
 
     @property
     def stop_token_ids(self) -> frozenset[int]:

@@ -18,6 +18,7 @@ from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.verifier import Verifier
 from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, PacelineError, Unreachable
 from paceline.common.hops.base import Hop
+from paceline.common.logs import set_about
 from paceline.common.messages import (
     ClientMessage,
     Description,
@@ -29,6 +30,7 @@ from paceline.common.messages import (
 )
 from paceline.common.session.limits import SESSION_ID_BYTES
 from paceline.edge.client import Client
+from paceline.edge.metrics import EdgeMetrics
 from paceline.relay.config import RelayConfig
 from paceline.relay.passage import Passage, seen_from_below
 
@@ -48,16 +50,25 @@ class Relay:
         upstream: the hop above; closed with the relay.
         name: of this hop, unique in its chain.
         config: see `RelayConfig`.
+        above: counts what goes up; the verifier's metrics count what comes from below.
     """
 
     def __init__(
-        self, verifier: Verifier, upstream: Hop, *, name: str, config: RelayConfig | None = None
+        self,
+        verifier: Verifier,
+        upstream: Hop,
+        *,
+        name: str,
+        config: RelayConfig | None = None,
+        above: EdgeMetrics | None = None,
     ) -> None:
         self.name = name
         self.config = config or RelayConfig()
         self.verifier = verifier
         self.metrics = verifier.metrics
-        self.client = Client(upstream, tokenizer_fingerprint=verifier.limits.tokenizer_fingerprint)
+        self.client = Client(
+            upstream, tokenizer_fingerprint=verifier.limits.tokenizer_fingerprint, metrics=above
+        )
         self._connecting: asyncio.Task[None] | None = None
         self._fault: PacelineError = Unreachable(
             "the hop above this relay has not answered yet", field="upstream", cure="try again later"
@@ -171,6 +182,8 @@ class Relay:
         try:
             passage = await self._open(requests)
         except PacelineError as error:
+            self.metrics.failed(error, is_open=False)
+            log.info("%s: %s", error.reason, error)
             yield ErrorMessage.of(error)
             return
         if passage is None:
@@ -190,6 +203,7 @@ class Relay:
         if self._is_draining:
             raise Unreachable("this relay is going away", field="verifier", cure="open at another one")
         opening = self._opening(first)
+        set_about(request_id=opening.request_id, hop=self.name)
         return Passage(
             opening, self.verifier, self.client, self.config, self.name, self._name_above(opening.session_id)
         )

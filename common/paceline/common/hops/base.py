@@ -2,11 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
 from paceline.common.errors import PacelineError
 from paceline.common.messages import ClientMessage, Description, ServerMessage
+from paceline.common.tracing import Headers
+
+SESSION_HEADER = "x-paceline-session"
+"""The same on every stream of one text, so that a load balancer can lead it back to the verifier that had it."""
+
+stream_headers: ContextVar[Headers] = ContextVar("stream_headers", default=())
+"""What streams opened in this task carry beside their messages, for whoever stands between and looks into none."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import grpc.aio
 
 from paceline.common.codec import RequestWriter, decode_description, describe_request, parse_response
 from paceline.common.errors import BadReply, InvalidRequest, PacelineError, Status, Unreachable
-from paceline.common.hops.base import Stream, Traffic
+from paceline.common.hops.base import Stream, Traffic, stream_headers
 from paceline.common.hops.diagnosis import may_pass, translate
 from paceline.common.hops.links import Links
 from paceline.common.hops.security import Calling
@@ -96,7 +96,7 @@ class GrpcHop:
         """A new stream; leaving the context cancels it if it is still open."""
         async with self._links.use() as channel:
             metadata = self._metadata()
-            call = channel.stream_stream(_DECODE)(metadata=metadata)
+            call = channel.stream_stream(_DECODE)(metadata=(*metadata, *stream_headers.get()))
             try:
                 yield _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
             finally:

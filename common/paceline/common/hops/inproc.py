@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from paceline.common import tracing
 from paceline.common.codec import RequestWriter, ResponseWriter, parse_request, parse_response
 from paceline.common.errors import PacelineError
-from paceline.common.hops.base import Stream, Traffic, Verifying
+from paceline.common.hops.base import Stream, Traffic, Verifying, stream_headers
 from paceline.common.messages import ClientMessage, Description, ServerMessage
 
 
@@ -59,6 +60,7 @@ class _InProcessStream:
         await asyncio.wait({self._pump})
 
     async def _serve(self, verifier: Verifying) -> None:
+        tracing.called_by(dict(stream_headers.get()))
         writer = ResponseWriter()
         try:
             async for message in verifier.decode(self._requests()):
