@@ -117,6 +117,8 @@ class Scheduler:
         for tenant, entry in passed:
             heappush(self._queues[tenant], entry)
         self._queues = {tenant: queue for tenant, queue in self._queues.items() if queue}
+        if not self._queues:  # whoever wanted anything got it: nobody is ahead of anybody
+            self._reached = max((*self._served.values(), self._reached))
         return planned
 
     def _turns(self, held: Container[str]) -> list[tuple[int, int, str]]:
