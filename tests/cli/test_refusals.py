@@ -192,6 +192,8 @@ def test_a_text_beyond_the_context_is_refused(paceline, verifier, pico, tmp_path
         (("--model", "BASE", "--listen", "nonsense"), ("listen", "'nonsense'", "127.0.0.1:7443")),
         (("--model", "BASE", "--device", "tpu"), ("device", "'tpu'", "auto, cpu or cuda")),
         (("--model", "BASE", "--dtype", "int3"), ("dtype", "'int3'", "float32")),
+        (("--model", "BASE", "--require-receipts"), ("require_receipts", "--receipt-key")),
+        (("--model", "BASE", "--receipt-key", "absent"), ("receipt_key", "cannot read absent", "secrets")),
     ],
 )
 def test_a_verifier_that_cannot_start_says_why(

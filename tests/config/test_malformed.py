@@ -730,6 +730,33 @@ CASES = (
         "range",
     ),
     Case(
+        "negative-parking",
+        "model: models/mid",
+        "model: m, park_s: -1",
+        12,
+        "hops[1].target.park_s",
+        "not at least 0",
+        "range",
+    ),
+    Case(
+        "receipts-of-a-relay",
+        "model: models/mid",
+        "model: m, receipt_key: secrets",
+        12,
+        "hops[1].target.receipt_key",
+        "only the last hop's word is final",
+        "there",
+    ),
+    Case(
+        "receipts-without-keys",
+        "model: models/base",
+        "model: m, require_receipts: true",
+        16,
+        "hops[2].target.require_receipts",
+        "nothing tells which are good",
+        "add receipt_key",
+    ),
+    Case(
         "top-p", "top_p: 0.95", "top_p: 1.5", 2, "sampling.top_p", "1.5 is not above 0 and at most 1", "range"
     ),
     Case(

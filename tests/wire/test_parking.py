@@ -87,7 +87,8 @@ async def all_of(stream: Stream) -> list[ServerMessage]:
     messages = []
     while (message := await stream.receive()) is not None:
         messages.append(message)
-        if isinstance(message, ErrorMessage) and message.fatal:
+        if isinstance(message, Finished) or (isinstance(message, ErrorMessage) and message.fatal):
+            await stream.send(Close())  # or the verifier waits for it
             break
     return messages
 

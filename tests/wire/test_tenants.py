@@ -17,7 +17,7 @@ from paceline.cloud.engine.base import Row
 from paceline.cloud.engine.table import TableEngine
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling
-from paceline.common.messages import FillPolicy, Open, Opened, ServerMessage
+from paceline.common.messages import Close, FillPolicy, Finished, Open, Opened, ServerMessage
 from paceline.common.session import EdgeSession
 from paceline.common.tokens import Verdict
 
@@ -93,6 +93,9 @@ class House:
             while (message := await stream.receive()) is not None:
                 ttft_s = ttft_s or (isinstance(message, Verdict) and time.perf_counter() - began_s) or 0.0
                 replies.append(_timeless(message))
+                if isinstance(message, Finished):
+                    await stream.send(Close())
+                    break
         return Tried(tuple(replies), self.served.engine.num_run - num_run, ttft_s)
 
 
@@ -102,7 +105,7 @@ def _timeless(message: ServerMessage) -> ServerMessage:
             return replace(message, verify_fixed_s=0.0, verify_per_token_s=0.0)
         case Verdict():
             return replace(message, verify_s=0.0, queue_s=0.0)
-        case _ if hasattr(message, "hops"):
+        case Finished():
             return replace(message, hops=())
     return message
 

@@ -12,7 +12,11 @@ from paceline.common.tokens import Rule
 
 @dataclass(frozen=True, slots=True)
 class VerifierConfig:
-    """How sessions are admitted and batched."""
+    """How sessions are admitted and batched.
+
+    Raises:
+        InvalidRequest: receipts are required, and there are no keys for them.
+    """
 
     max_sessions: int = 64
     """Sessions at a time; one more is refused with RESOURCE_EXHAUSTED."""
@@ -43,6 +47,12 @@ class VerifierConfig:
     """Take no history that has no receipt."""
     rules: frozenset[Rule] = frozenset(Rule)
     """Rules this verifier applies. Under `rejection` the law a client *claims* decides; drop it for strangers."""
+
+    def __post_init__(self) -> None:
+        if self.require_receipts and self.receipt_keys is None:
+            raise InvalidRequest(
+                "nothing tells which receipts are good", field="require_receipts", cure="add --receipt-key"
+            )
 
 
 EVERYBODY = "*"

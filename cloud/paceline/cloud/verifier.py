@@ -23,7 +23,7 @@ from paceline.cloud.port import Port, Request
 from paceline.cloud.receipts import Receipts
 from paceline.common import tracing
 from paceline.common.drafter import Drafter
-from paceline.common.errors import InvalidRequest, PacelineError
+from paceline.common.errors import PacelineError
 from paceline.common.messages import (
     ClientMessage,
     Close,
@@ -130,10 +130,6 @@ def _receipts(config: VerifierConfig, info: TargetInfo, metrics: VerifierMetrics
     if config.receipt_keys is not None:
         model = (info.name.encode(), info.tokenizer_fingerprint)
         return Receipts(config.receipt_keys, model, metrics, is_required=config.require_receipts)
-    if config.require_receipts:
-        raise InvalidRequest(
-            "nothing tells which receipts are good", field="require_receipts", cure="add --receipt-key"
-        )
     return None
 
 
@@ -147,8 +143,6 @@ class Verifier:
         metrics: counters to keep.
         drafter: writes ahead where the verifier decodes alone.
         runner: what drives it; a thread unless something else is given.
-    Raises:
-        InvalidRequest: receipts are required, and there are no keys for them.
     """
 
     def __init__(
