@@ -92,7 +92,7 @@ class VerifierSession:
         """What was done for this text."""
         self._cached = 0
         self._waiting: deque[Draft] = deque()
-        self._dead_ends = DeadEnds()
+        self._dead_ends = DeadEnds(2 * limits.max_blocks_in_flight * (limits.max_draft_tokens + 1))
         self._received = 0
         self._settled = 0
         self._fills_in_row = 0
