@@ -232,7 +232,7 @@ class Desk:
             del self._due_s[key]
             self._scheduler.add(key)
         for key in _passed(self._ends_s, now_s):
-            self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
+            self._fail(self._ports[key], _time_is_up())
         planned = self._scheduler.plan(self._sessions, self._own_draft)
         return [part for part in planned if not self._is_clogged(part)]
 
@@ -364,6 +364,12 @@ class Desk:
         self.metrics.failed(error.reason)
         if error.fatal:
             self.on_gone(port)
+
+
+def _time_is_up() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "the client's time is up", field="deadline", cure="give it longer, or ask for less"
+    )
 
 
 def _passed(times: dict[int, float], now_s: float) -> list[int]:

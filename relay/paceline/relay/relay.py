@@ -24,6 +24,7 @@ from paceline.common.messages import (
     Open,
     ServerMessage,
 )
+from paceline.common.session import check_open
 from paceline.edge.client import Client
 from paceline.relay.config import RelayConfig
 from paceline.relay.passage import Passage, seen_from_below
@@ -194,6 +195,9 @@ class Relay:
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
+        check_open(
+            message, self.verifier.limits
+        )  # as it was sent: nothing below repeats what nobody has looked at
         if self.name in message.path:
             raise Incompatible(
                 f"the request came through {' → '.join(message.path)} to {self.name}: the chain loops",

@@ -1,8 +1,8 @@
 """Both ends under fire: messages that are nearly right, a million of them, and what must hold whatever comes.
 
-    .venv/bin/python -m paceline.simulation.fuzz verifier SEED [COUNT]
-    .venv/bin/python -m paceline.simulation.fuzz edge SEED [COUNT]
-    .venv/bin/python -m paceline.simulation.fuzz client SEED [COUNT]      (texts)
+.venv/bin/python -m paceline.simulation.fuzz verifier SEED [COUNT]
+.venv/bin/python -m paceline.simulation.fuzz edge SEED [COUNT]
+.venv/bin/python -m paceline.simulation.fuzz client SEED [COUNT]      (texts)
 """
 
 import asyncio
@@ -50,7 +50,15 @@ from paceline.simulation.mutation import Mutator
 
 STOP = 12
 LISTED = frozenset(
-    {"INVALID_REQUEST", "OUT_OF_RANGE", "INCOMPATIBLE", "UNSUPPORTED_VERSION", "BAD_DRAFT", "BUSY", "DEADLINE_EXCEEDED"}
+    {
+        "INVALID_REQUEST",
+        "OUT_OF_RANGE",
+        "INCOMPATIBLE",
+        "UNSUPPORTED_VERSION",
+        "BAD_DRAFT",
+        "BUSY",
+        "DEADLINE_EXCEEDED",
+    }
 )
 """Reasons a message may be refused for. An internal error is none: it would be an incident."""
 LEAKS = re.compile(rb'Traceback|<class|File "|\.py\b|/paceline/|0x[0-9a-f]{8}')
@@ -176,7 +184,9 @@ class Siege:
     ) -> None:
         self.tally = Tally()
         self.engine = engine or TableEngine(VOCAB_SIZE, max_context=_MAX_CONTEXT, capacity_tokens=4096)
-        config = config or VerifierConfig(max_sessions=_NUM_STREAMS + 1, max_draft_tokens=8, max_blocks_in_flight=4)
+        config = config or VerifierConfig(
+            max_sessions=_NUM_STREAMS + 1, max_draft_tokens=8, max_blocks_in_flight=4
+        )
         self.limits = Limits(
             VOCAB_SIZE,
             _MAX_CONTEXT,
@@ -258,7 +268,10 @@ class Siege:
             if len(message.message) > 400 or not message.field:
                 raise Violation(f"a refusal that is no help: {message}")
         if isinstance(message, Verdict):
-            written = [*message.filled_token_ids, *([] if message.next_token_id is None else [message.next_token_id])]
+            written = [
+                *message.filled_token_ids,
+                *([] if message.next_token_id is None else [message.next_token_id]),
+            ]
             self.tally.num_tokens += message.num_accepted + len(written)
             if any(not 0 <= token_id < VOCAB_SIZE for token_id in written):
                 raise Violation(f"a verdict with tokens that are none: {message}")
@@ -415,7 +428,9 @@ def _fuzz_edge(dice: random.Random, count: int) -> Tally:
             tally.num_texts += session.phase is EdgePhase.FINISHED
             session = _opening(client)
         elif dice.random() < 0.02:
-            if session.open().committed_token_ids != tuple(session.committed.list(len(session.request.prompt_token_ids))):
+            if session.open().committed_token_ids != tuple(
+                session.committed.list(len(session.request.prompt_token_ids))
+            ):
                 raise Violation("what is opened again is not what was committed")
     return tally
 
@@ -451,7 +466,6 @@ def _check_edge(session: EdgeSession, before: list[int], added: Sequence[int] | 
         raise Violation(f"{session.num_blocks_in_flight} blocks in flight")
     if len(session.origins) != len(committed) - len(session.request.prompt_token_ids):
         raise Violation(f"{len(session.origins)} origins")
-
 
 
 # --- clients and relays that are lied to -------------------------------------------------------------------------------

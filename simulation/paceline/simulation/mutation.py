@@ -67,7 +67,9 @@ class Mutator:
     def _change(self, message: Any) -> None:
         """Give one field of the message, or of one within it, another value; fields not set are fields too."""
         dice = self._dice
-        within = [value for field, value in message.ListFields() if field.message_type and not field.is_repeated]
+        within = [
+            value for field, value in message.ListFields() if field.message_type and not field.is_repeated
+        ]
         if within and dice.random() < 0.85:
             self._change(dice.choice(within))
             return
