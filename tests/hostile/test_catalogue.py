@@ -293,7 +293,8 @@ TAKEN = [
     Taken("cancel twice", (OPEN, b"\x1a\x00", b"\x1a\x00"), (Opened, Finished)),
 ]
 ELSEWHERE = {
-    "authorization; model not allowed": "tests/wire/test_identity.py::test_only_a_certificate_and_a_token_of_one_allowed_tenant_get_in",
+    "authorization; model not allowed": "tests/wire/test_identity.py"
+    "::test_only_a_certificate_and_a_token_of_one_allowed_tenant_get_in",
     "capacity: sessions": "tests/wire/test_faults.py::test_one_session_too_many_is_told_to_retry",
     "capacity: cache": "tests/wire/test_faults.py::test_a_cache_too_small_is_told_at_open",
     "drain": "tests/wire/test_faults.py::test_draining_lets_live_texts_finish_and_refuses_new_ones",

@@ -15,7 +15,7 @@ from paceline.cloud.admission import Admission
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.cloud.fill import Load
-from paceline.cloud.incidents import going_away, incident
+from paceline.cloud.incidents import broken_target, going_away, incident
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.port import Port, Request, post
@@ -27,6 +27,7 @@ from paceline.common.errors import (
     DeadlineExceeded,
     InvalidRequest,
     PacelineError,
+    TargetNumerics,
 )
 from paceline.common.messages import (
     Cancel,
@@ -292,6 +293,9 @@ class Desk:
             return
         try:
             judgement = session.judge(work, logits)
+        except TargetNumerics as error:
+            self._fail(port, broken_target(error), session.blocks_settled)
+            return
         except PacelineError as error:
             error.fatal = True
             self._fail(port, error, session.blocks_settled)

@@ -183,6 +183,7 @@ class Siege:
         self, dice: random.Random, engine: TableEngine | None = None, config: VerifierConfig | None = None
     ) -> None:
         self.tally = Tally()
+        self.listed = LISTED
         self.engine = engine or TableEngine(VOCAB_SIZE, max_context=_MAX_CONTEXT, capacity_tokens=4096)
         config = config or VerifierConfig(
             max_sessions=_NUM_STREAMS + 1, max_draft_tokens=8, max_blocks_in_flight=4
@@ -263,7 +264,7 @@ class Siege:
         kind = message.reason if isinstance(message, ErrorMessage) else type(message).__name__
         self.tally.answers[kind] += 1
         if isinstance(message, ErrorMessage):
-            if message.reason not in LISTED:
+            if message.reason not in self.listed:
                 raise Violation(f"refused for {message.reason}: {message.message}")
             if len(message.message) > 400 or not message.field:
                 raise Violation(f"a refusal that is no help: {message}")
