@@ -30,6 +30,7 @@ from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.tokens import Draft, How, Origin, Rule, SamplingParams, Verdict
 from paceline.edge.request import GenerationRequest
+from paceline.simulation.fuzz import LEAKS
 from paceline.v1 import verifier_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -439,13 +440,17 @@ async def test_what_is_too_large_the_library_refuses(server: Served, row: str) -
 
 
 async def test_describe_and_unknown_methods_take_any_bytes(server: Served) -> None:
-    """Describe needs nothing of what it is sent; a method that is none is UNIMPLEMENTED."""
+    """Describe needs nothing of what it is sent; a method that is none is UNIMPLEMENTED; health says what is wrong."""
     async with grpc.aio.insecure_channel(server.address) as channel:
         data = await channel.unary_unary("/paceline.v1.VerifierService/Describe")(SECRET)
         assert pb.DescribeResponse.FromString(data).vocab_size == VOCAB
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/paceline.v1.VerifierService/Shutdown")(SECRET)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(SECRET)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert not LEAKS.search(str(caught.value.details()).encode())
 
 
 async def test_a_relay_answers_as_a_verifier_does(server: Served, relay: Any) -> None:

@@ -326,7 +326,7 @@ def test_no_strategy_bends_the_law() -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("rule", SAFE)
 def test_no_strategy_bends_the_law_over_many_texts(rule: Rule) -> None:
-    """The same over a hundred thousand texts a strategy."""
+    """The same over ten thousand texts a strategy; see docs/promises.md for what was run."""
     for name in STRATEGIES:
         one = fit_of(name, rule, NUM_TEXTS)
         print(f"{rule}, {name}: {one}")
@@ -334,7 +334,7 @@ def test_no_strategy_bends_the_law_over_many_texts(rule: Rule) -> None:
     print(power_check(NUM_TEXTS // 5))
 
 
-NUM_TEXTS = 100_000
+NUM_TEXTS = 10_000
 
 
 def test_disconnecting_rolls_no_dice_again() -> None:
