@@ -1,5 +1,5 @@
-"""A hop above that lies: its answers are changed on their way, by field and by byte; and clients and relays that have to
-live with it, on a virtual clock.
+"""A hop above that lies: its answers are changed on their way, by field and by byte; and clients and relays that have
+to live with it, on a virtual clock.
 
     .venv/bin/python -m paceline.simulation.fuzz client SEED [COUNT]
 """
