@@ -80,11 +80,11 @@ def _text(cell: Cell, seed: int, index: int, num_tokens: int) -> Text:
 def _faults(fault: str, num_links: int) -> tuple[Fault, ...]:
     match fault:
         case "cut":
-            return tuple(Fault(1.2 + 0.2 * at, "reset", at % num_links, 0.1) for at in range(3))
+            return tuple(Fault(0.15 + 0.1 * at, "reset", at % num_links, 0.1) for at in range(3))
         case "verifier lost":
-            return (Fault(1.3, "crash", num_links - 1, 0.5),)
+            return (Fault(0.2, "crash", num_links - 1, 0.5),)
         case "drain":
-            return (Fault(1.2, "drain", num_links - 1, 0.5, grace_s=0.2),)
+            return (Fault(0.15, "drain", num_links - 1, 0.5, grace_s=0.1),)
         case _:
             return ()
 
