@@ -16,7 +16,7 @@ from paceline.cloud.caches import Caches
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.cloud.fill import Load
-from paceline.cloud.incidents import going_away, incident
+from paceline.cloud.incidents import broken_target, going_away, incident, time_is_up
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.parking import Name
@@ -27,13 +27,7 @@ from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.cloud.tally import Tally
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
-from paceline.common.errors import (
-    BadDraft,
-    DeadlineExceeded,
-    Fenced,
-    InvalidRequest,
-    PacelineError,
-)
+from paceline.common.errors import BadDraft, Fenced, InvalidRequest, PacelineError, TargetNumerics
 from paceline.common.logs import about
 from paceline.common.messages import (
     Cancel,
@@ -318,7 +312,7 @@ class Desk:
             del self._due_s[key]
             self._queue(self._ports[key])
         for key in _passed(self._ends_s, now_s):
-            self._fail(self._ports[key], DeadlineExceeded("the client's time is up", field="deadline"))
+            self._fail(self._ports[key], time_is_up())
         planned = self._scheduler.plan(self._sessions, self._own_draft, self._quotas.paced(now_s))
         self.metrics.planned(len(self._scheduler))
         planned = [part for part in planned if not self._is_clogged(part)]
@@ -399,6 +393,9 @@ class Desk:
             return
         try:
             judgement = session.judge(work, logits)
+        except TargetNumerics as error:
+            self._fail(port, broken_target(error), session.blocks_settled)
+            return
         except PacelineError as error:
             error.fatal = True
             self._fail(port, error, session.blocks_settled)

@@ -13,7 +13,7 @@ import grpc.aio
 
 from paceline.cloud.identity import Authenticator, Caller, current_caller
 from paceline.cloud.incidents import incident
-from paceline.common.errors import PacelineError
+from paceline.common.errors import InvalidRequest, PacelineError
 from paceline.common.messages import ErrorMessage
 
 log = logging.getLogger(__name__)
@@ -48,35 +48,45 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
     ) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
         handler, method = await continuation(handler_call_details), handler_call_details.method
-        if handler is None or method in OPEN_METHODS:
+        if handler is None:
             return handler
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if handler.response_streaming else "_unary"
         )
-        guarded = self._guarded(getattr(handler, kind), method)
-        return handler._replace(**{kind: guarded})
+        # A deserialiser that raises within grpc tells its exception to whoever called.
+        guarded = self._guarded(getattr(handler, kind), method, _reading(handler))
+        return handler._replace(request_deserializer=None, **{kind: guarded})
 
-    def _guarded(self, behaviour: Any, method: str) -> Any:
+    def _guarded(self, behaviour: Any, method: str, read: Callable[[Any], Any]) -> Any:
         """The same kind of function: grpc looks at which it is."""
         if inspect.isasyncgenfunction(behaviour):
 
             async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
-                current_caller.set(await self._let_in(context, method))
-                async for reply in behaviour(request, context):
-                    yield reply
+                await self._enter(context, method)
+                try:
+                    async for reply in behaviour(read(request), context):
+                        yield reply
+                except grpc.aio.AbortError:
+                    raise
+                except Exception as error:
+                    await self._refuse(context, method, _told(error, method))
 
             return generate
 
         async def call(request: Any, context: Any) -> Any:
-            current_caller.set(await self._let_in(context, method))
+            await self._enter(context, method)
             try:
-                return await behaviour(request, context)
+                return await behaviour(read(request), context)
             except grpc.aio.AbortError:
                 raise
-            except Exception:
-                return await self._refuse(context, method, incident(f"serving {method}"))
+            except Exception as error:
+                return await self._refuse(context, method, _told(error, method))
 
         return call
+
+    async def _enter(self, context: Any, method: str) -> None:
+        if method not in OPEN_METHODS:
+            current_caller.set(await self._let_in(context, method))
 
     async def _let_in(self, context: Any, method: str) -> Caller:
         try:
@@ -94,3 +104,28 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
             self._refused(error)
             await context.write(self._in_band[method](ErrorMessage.of(error)))
         await context.abort(getattr(grpc.StatusCode, error.status), str(error))
+
+
+def _told(error: Exception, method: str) -> PacelineError:
+    return error if isinstance(error, InvalidRequest) else incident(f"serving {method}")
+
+
+def _reading(handler: Any) -> Callable[[Any], Any]:
+    """Makes of what arrives what the handler's method takes."""
+    deserialise = handler.request_deserializer
+    if deserialise is None:
+        return lambda request: request
+
+    def one(data: bytes) -> Any:
+        try:
+            return deserialise(data)
+        except Exception:
+            raise InvalidRequest(
+                "the bytes are no request of this method", field="message", cure="use the published protocol"
+            ) from None
+
+    async def each(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in stream:
+            yield one(data)
+
+    return each if handler.request_streaming else one

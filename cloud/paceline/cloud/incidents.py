@@ -3,7 +3,7 @@
 import logging
 import uuid
 
-from paceline.common.errors import InternalError, Unreachable
+from paceline.common.errors import DeadlineExceeded, InternalError, TargetNumerics, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +15,28 @@ def going_away() -> Unreachable:
 
 def incident(doing: str) -> InternalError:
     """Log the exception at hand under an id; the id is all that leaves the process."""
-    incident = uuid.uuid4().hex[:12]
-    log.exception("incident %s while %s", incident, doing)
-    return InternalError("internal error", cure=f"report incident {incident} to the operator")
+    name = _name()
+    log.exception("incident %s while %s", name, doing)
+    return InternalError("internal error", cure=_cure(name))
+
+
+def broken_target(error: TargetNumerics) -> TargetNumerics:
+    """Log what is wrong with the target, and its cure, under an id; the client can mend nothing and learns the id."""
+    name = _name()
+    log.error("incident %s while judging a draft: %s", name, error)
+    return TargetNumerics(error.message, field="target", cure=_cure(name))
+
+
+def _name() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _cure(name: str) -> str:
+    return f"report incident {name} to the operator"
+
+
+def time_is_up() -> DeadlineExceeded:
+    """What a text is told whose client gave it less time."""
+    return DeadlineExceeded(
+        "the client's time is up", field="deadline", cure="give it longer, or ask for less"
+    )

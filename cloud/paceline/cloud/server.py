@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),  # two verifiers must not share a port by mistake
 )
+_LOOK_S = 0.05
 AGE_OPTION, GRACE_OPTION = "grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms"
 
 
@@ -79,6 +81,9 @@ class Server:
         self.config = config
         self.address = ""
         self._server: grpc.aio.Server | None = None
+        self._ended: list[Any] = []
+        """gRPC servers that accept no more; their streams may still be under way."""
+        self._keeping: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
 
     async def start(self) -> None:
@@ -91,41 +96,75 @@ class Server:
         check_address(self.config.listen, "listen")
         self.config.check()
         refused = partial(self.verifier.metrics.failed, is_open=False)
-        guard = Guard(Authenticator(self.config), IN_BAND, refused)
-        self._server = grpc.aio.server(interceptors=(guard,), options=(*SERVER_OPTIONS, *_ages(self.config)))
+        self._guard = Guard(Authenticator(self.config), IN_BAND, refused)
+        self._credentials = _credentials(self.config)
+        port = self._bind(self.config.listen)
+        host, _, _ = self.config.listen.rpartition(":")
+        self.verifier.start()
+        await self._serve()
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{host}:{port}"
+        self._keeping = asyncio.create_task(self._keep_serving())
+
+    def _bind(self, address: str) -> int:
+        """A new gRPC server at this address; its port."""
+        self._server = grpc.aio.server(
+            interceptors=(self._guard,), options=(*SERVER_OPTIONS, *_ages(self.config))
+        )
         VerifierService(self.verifier).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection(
                 (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
             )
-        host, _, _ = self.config.listen.rpartition(":")
-        credentials = _credentials(self.config)
         try:
-            if credentials is None:
-                port = self._server.add_insecure_port(self.config.listen)
-            else:
-                port = self._server.add_secure_port(self.config.listen, credentials)
+            if self._credentials is None:
+                return int(self._server.add_insecure_port(address))
+            return int(self._server.add_secure_port(address, self._credentials))
         except RuntimeError:
             raise InvalidRequest(
-                f"cannot listen on {self.config.listen}: the port is in use or not yours",
+                f"cannot listen on {address}: the port is in use or not yours",
                 field="listen",
                 cure="choose another port, or port 0 for a free one",
             ) from None
-        self.verifier.start()
+
+    async def _serve(self) -> None:
+        assert self._server is not None, "it is bound first"
         await self._server.start()
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{host}:{port}"
+
+    async def _keep_serving(self) -> None:
+        """Listen again where gRPC has stopped to by itself: a request whose path is no text ends grpc.aio's accept loop
+        (grpcio 1.85.1). Streams under way go on where they are; the server that has them is kept until the end."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._is_accepting():
+                continue
+            log.error("gRPC has stopped accepting on %s by itself; listening again", self.address)
+            self._ended.append(self._server)
+            try:
+                self._bind(self.address)
+            except InvalidRequest:  # the old one has not let go of the port yet
+                self._server = self._ended.pop()
+                continue
+            await self._serve()
+
+    def _is_accepting(self) -> bool:
+        assert self._server is not None, "it is bound first"
+        return bool(self._server._server.is_running())  # grpc.aio itself has no such question
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Tell clients, wait for live generations up to `drain_s` seconds, then end."""
         grace_s = self.config.drain_s if drain_s is None else drain_s
         assert self._server is not None, "stop follows start"
+        assert self._keeping is not None, "stop follows start"
+        self._keeping.cancel()
         await self._health.enter_graceful_shutdown()
         self.verifier.drain(grace_s)
         await self._wait_until_idle(grace_s)
-        await self._server.stop(0)
+        for server in (*self._ended, self._server):
+            with suppress(UnicodeDecodeError):  # what ended it is raised once more
+                await server.stop(0)
         await self.verifier.close()
 
     async def _wait_until_idle(self, grace_s: float) -> None:

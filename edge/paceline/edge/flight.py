@@ -23,7 +23,6 @@ class Flight:
         self._sent_s: dict[int, float] = {}
         """When each block was sent whose credit is not back, by number."""
         self._num_sent = 0
-        self._num_settled = 0
 
     def add(self, end: int, num_tokens: int, draft_s: float, now_s: float) -> None:
         """A block that ends before absolute position `end` was sent."""
@@ -39,9 +38,8 @@ class Flight:
         """Link time of the newest block this verdict surely answers, the verifier's own time taken off; None if that
         cannot be told. Never too short: what the block waited for beyond the stated queue is counted in."""
         sent_s = self._judged_by(verdict) if verdict.num_judged else self._dropped_by(verdict)
-        for number in range(self._num_settled + 1, verdict.blocks_settled + 1):
-            self._sent_s.pop(number, None)
-        self._num_settled = max(self._num_settled, verdict.blocks_settled)
+        for number in [one for one in self._sent_s if one <= verdict.blocks_settled]:
+            del self._sent_s[number]
         return None if sent_s is None else max(now_s - sent_s - verdict.verify_s - verdict.queue_s, 0.0)
 
     def _judged_by(self, verdict: Verdict) -> float | None:

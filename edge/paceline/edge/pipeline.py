@@ -125,7 +125,7 @@ class _Pipeline:
                 if self._stuck_s is None:
                     attempts.begin_anew()
                 self._lose(error)
-                if self._is_given_up():
+                if self._is_given_up(error.retry_after_s):
                     self._finish_alone(error)
                     return
                 await asyncio.sleep(attempts.pause_s(error.retry_after_s))
@@ -265,11 +265,12 @@ class _Pipeline:
             self._tell(LinkEvent(is_up=False))
         self._wake.set()
 
-    def _is_given_up(self) -> bool:
+    def _is_given_up(self, pause_s: float) -> bool:
+        """Whether after such a pause nothing would be tried any more."""
         if self._stuck_s is None:
             return False
         writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
-        return self._loop.time() - self._stuck_s >= self._request.reconnect_s and not writes_on
+        return self._loop.time() + pause_s - self._stuck_s >= self._request.reconnect_s and not writes_on
 
     def _finish_alone(self, error: PacelineError) -> None:
         """Nobody verified the rest: it is handed over as what it is, or not at all."""

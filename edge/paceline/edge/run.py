@@ -123,5 +123,6 @@ class Run:
                 session_id=request.session_id or new_session_id(),
                 receipt=request.receipt,
                 receipt_length=request.receipt_length,
-            )
+            ),
+            self.verifier.vocab_size if self.verifier else None,
         )

@@ -28,6 +28,7 @@ from paceline.common.messages import (
     Open,
     ServerMessage,
 )
+from paceline.common.session import check_open
 from paceline.common.session.limits import SESSION_ID_BYTES
 from paceline.edge.client import Client
 from paceline.edge.metrics import EdgeMetrics
@@ -225,6 +226,9 @@ class Relay:
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
+        check_open(
+            message, self.verifier.limits
+        )  # as it was sent: nothing below repeats what nobody has looked at
         if self.name in message.path:
             raise Incompatible(
                 f"the request came through {' → '.join(message.path)} to {self.name}: the chain loops",

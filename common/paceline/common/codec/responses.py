@@ -32,6 +32,8 @@ from paceline.common.messages import (
 from paceline.common.tokens import Verdict
 from paceline.v1 import verifier_pb2 as pb
 
+_MAX_UINT64 = (1 << 64) - 1
+
 
 def encode_response(message: ServerMessage) -> pb.DecodeResponse:
     """Wire form of a message to the drafter."""
@@ -138,7 +140,7 @@ def _encode_finished(message: Finished) -> pb.Finished:
                 num_accepted=hop.num_accepted,
                 num_passes=hop.num_passes,
                 num_written=hop.num_written,
-                verify_us=round(hop.verify_s * MICRO),
+                verify_us=min(round(hop.verify_s * MICRO), _MAX_UINT64),  # what a hop above said, rounded
                 bytes_up=hop.bytes_up,
                 bytes_down=hop.bytes_down,
                 round_trip_us=round(hop.round_trip_s * MICRO),

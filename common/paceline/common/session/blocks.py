@@ -6,7 +6,8 @@ continues something not there yet). Stale blocks cost a comparison and are dropp
 only where it continues the text itself, and alone: nothing is joined to it, and once the text has moved it is stale.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from paceline.common.prefix import Prefix, extend_hash
@@ -140,10 +141,16 @@ class DeadEnds:
     When a draft is refuted, blocks that continued it are on their way or waiting already. Nothing committed contradicts
     them yet, for they begin beyond the text; but what they continue is known to be wrong, so they need not hold their
     credit until the text has passed them.
+
+    Args:
+        most: how many are remembered, the newest ones: whoever sends one dead block after another must not make this
+            grow. As many as may be in flight are enough for whoever keeps to the window.
     """
 
-    def __init__(self) -> None:
-        self._prefixes: set[tuple[int, int]] = set()
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._prefixes: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._final_length = 0
 
     def stale(self, text: Prefix, blocks: Sequence[Draft], final_length: int) -> set[int]:
         """Indices of blocks that can never become usable; remembers what they would have led to.
@@ -155,15 +162,25 @@ class DeadEnds:
         new = set(merge(text, blocks, max_tokens=0).stale) | self._continuing(text, blocks)
         while new:
             for index in new:
-                self._prefixes.update(_leads_to(blocks[index], len(text)))
+                self._remember(_leads_to(blocks[index], len(text)))
             found |= new
             new = self._continuing(text, blocks) - found
-        self._prefixes = {one for one in self._prefixes if one[0] > final_length}
+        if final_length != self._final_length:
+            self._final_length = final_length
+            for one in [one for one in self._prefixes if one[0] <= final_length]:
+                del self._prefixes[one]
         return found
 
     def bury(self, text: Prefix, length: int) -> None:
         """The text is about to be cut to `length`: what stood beyond is not to be."""
-        self._prefixes.update((end, text.hash_at(end)) for end in range(length + 1, len(text) + 1))
+        self._remember((end, text.hash_at(end)) for end in range(length + 1, len(text) + 1))
+
+    def _remember(self, prefixes: Iterable[tuple[int, int]]) -> None:
+        for one in prefixes:
+            self._prefixes[one] = None
+            self._prefixes.move_to_end(one)
+        while len(self._prefixes) > self._most:
+            self._prefixes.popitem(last=False)
 
     def _continuing(self, text: Prefix, blocks: Sequence[Draft]) -> set[int]:
         """Blocks after a dead prefix. One that stands in the text now has come back to life."""

@@ -27,7 +27,7 @@ from paceline.common.messages import (
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
-from paceline.common.session.limits import RECEIPT_BYTES
+from paceline.common.session.limits import MAX_RELAYS, RECEIPT_BYTES
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
 
@@ -64,16 +64,28 @@ def _accepted(num_tokens: int) -> _By:
     return ((Origin.ACCEPTED, 0),) * num_tokens
 
 
+_MAX_SHOWN = 500
+"""Characters of each text of an error from elsewhere."""
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, made fit for a terminal and a log."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text[:_MAX_SHOWN])
+
+
 class RemoteError(PacelineError):
     """What the verifier said went wrong."""
 
     def __init__(self, message: ErrorMessage) -> None:
         super().__init__(
-            message.message, field=message.field, cure=message.cure, retry_after_s=message.retry_after_s
+            _shown(message.message),
+            field=_shown(message.field),
+            cure=_shown(message.cure),
+            retry_after_s=message.retry_after_s,
         )
         self.status = message.status
         self.fatal = message.fatal
-        self.remote_reason = message.reason
+        self.remote_reason = _shown(message.reason)
         self.exit_code = _EXIT_CODES.get(message.status, 1)
 
     @property
@@ -102,10 +114,12 @@ class EdgeSession:
 
     Args:
         request: the Open to start with; its `committed_token_ids` may continue an earlier generation.
+        vocab_size: of the target, as `Describe` had it; None where nobody was asked.
     """
 
-    def __init__(self, request: Open) -> None:
+    def __init__(self, request: Open, vocab_size: int | None = None) -> None:
         self.request = request
+        self._vocab_size = vocab_size
         self.phase = EdgePhase.OPENING
         self.committed = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
         self.known = Prefix(self.committed)
@@ -265,6 +279,16 @@ class EdgeSession:
                 field="pad_to",
                 cure="update the verifier, or do without padding",
             )
+        if self._vocab_size not in (None, message.vocab_size):
+            raise BadReply(
+                f"a vocabulary of {message.vocab_size}, which was said to be {self._vocab_size}",
+                field="vocab_size",
+            )
+        if not (message.max_draft_tokens and message.max_blocks_in_flight):
+            raise BadReply(
+                f"takes {message.max_blocks_in_flight} blocks of {message.max_draft_tokens} tokens: none",
+                field="max_draft_tokens",
+            )
         self.opened = message
         self.phase = EdgePhase.LIVE
 
@@ -354,6 +378,8 @@ class EdgeSession:
 
     def _written_by(self, verdict: Verdict, filled: _TokenIds) -> tuple[_TokenIds, _By]:
         """What a hop above this side wrote itself."""
+        if verdict.author > MAX_RELAYS:
+            raise BadReply(f"written {verdict.author} hops above the sender", field="author")
         author = 1 + verdict.author
         by: _By = ((Origin.FILLED, author),) * len(filled)
         if verdict.next_token_id is None or verdict.next_origin is None:

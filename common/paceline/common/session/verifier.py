@@ -94,7 +94,7 @@ class VerifierSession:
         self.num_held = 0
         """Tokens the engine may hold for this session: the cached ones, and what did not become text."""
         self._waiting: deque[Draft] = deque()
-        self._dead_ends = DeadEnds()
+        self._dead_ends = DeadEnds(2 * limits.max_blocks_in_flight * (limits.max_draft_tokens + 1))
         self._received = 0
         self._settled = 0
         self._fills_in_row = 0
