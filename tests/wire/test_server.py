@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from paceline.cloud.config import ServerConfig
 from paceline.cloud.server import AGE_OPTION, GRACE_OPTION, SERVER_OPTIONS
 from paceline.cloud.service import SERVICE_NAME
-from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop
+from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop, keepalive_options
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
@@ -33,7 +33,7 @@ def unknown_options(names: list[str]) -> list[str]:
 
 def test_every_grpc_option_exists() -> None:
     """Each configured option is one the installed gRPC knows."""
-    assert unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS)]) == []
+    assert unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS, *keepalive_options(10))]) == []
     assert unknown_options([AGE_OPTION, GRACE_OPTION]) == []
 
 

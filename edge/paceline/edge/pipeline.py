@@ -32,6 +32,8 @@ _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
+_OPENING_S = 5.0
+"""How long a text that no verifier has taken yet is tried again: they are there, but somebody waits for a first token."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _UNSETTLED = Settled((), None)
@@ -89,7 +91,7 @@ class _Pipeline:
         self._ends_s = self._heard_s + request.deadline_s if request.deadline_s else None
         self._is_relayed = False
         """The next hop has an opinion of its own: what it says first is not final."""
-        self._is_lost = False
+        self._is_lost = self._was_taken = False
         self._stuck_s: float | None = None
         """When the link broke first since the text last grew."""
         self._is_silent = False
@@ -192,9 +194,9 @@ class _Pipeline:
     def _found(self) -> None:
         """The verifier took the session."""
         if self._is_lost:
-            self._is_lost = False
-            self._run.report.num_reconnects += 1
+            self._run.report.num_reconnects += self._was_taken
             self._tell(LinkEvent(is_up=True))
+        self._is_lost, self._was_taken = False, True
 
     def _learn(self, verdict: Verdict, commit: Commit | None, now_s: float) -> None:
         round_trip_s = self._flight.round_trip_s(verdict, now_s)
@@ -253,7 +255,6 @@ class _Pipeline:
 
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
-        never_opened = self._session.opened is None
         has_begun = self._tail.committed > len(self._request.text)
         if isinstance(error, RemoteError):
             passing = error.status is Status.UNAVAILABLE or (
@@ -261,8 +262,6 @@ class _Pipeline:
             )
             if not passing:
                 raise error
-        if never_opened and not self._request.offline:
-            raise error
         self._stream = None
         if self._stuck_s is None:
             self._stuck_s = self._loop.time()
@@ -273,8 +272,10 @@ class _Pipeline:
 
     def _is_given_up(self) -> bool:
         assert self._stuck_s is not None, "only a lost link is given up"
-        writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
-        return self._loop.time() - self._stuck_s >= self._request.reconnect_s and not writes_on
+        request = self._request
+        longest_s = request.reconnect_s if self._was_taken or request.offline else _OPENING_S
+        writes_on = request.offline and self._may_draft() and not self._is_exhausted
+        return self._loop.time() - self._stuck_s >= min(request.reconnect_s, longest_s) and not writes_on
 
     def _finish_alone(self, error: PacelineError) -> None:
         """Nobody verified the rest: it is handed over as what it is, or not at all."""
