@@ -15,14 +15,12 @@ from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.errors import Unreachable
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling, TlsFiles
-from paceline.common.sampling.history import History
-from paceline.common.sampling.law import target_law
-from paceline.common.sampling.noise import gumbel_pick
 from paceline.common.tokens import SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import GenerationRequest, Report
 from paceline.relay.relay import Relay
+from paceline.simulation.faults import reference
 from paceline.simulation.link import LinkShape
 from paceline.simulation.pair import VirtualRunner, VirtualWorker
 from paceline.simulation.proxy import BreakKind, Proxy
@@ -108,7 +106,7 @@ class Rig:
         self._at_a_time = at_a_time
         self._verifier = _verifier(self.engine)
         self._stack = AsyncExitStack()
-        self.expected = _alone(self.engine)
+        self.expected = reference(self.engine, REQUEST)
 
     async def __aenter__(self) -> "Rig":
         self._server = await self._serve(self._stack, self._verifier)
@@ -235,11 +233,3 @@ def _num_reconnects(report: Report) -> int:
     """Of every hop."""
     return report.num_reconnects + sum(hop.num_reconnects for hop in report.hops)
 
-
-def _alone(engine: TableEngine) -> list[int]:
-    """The text of `REQUEST` by a loop that knows nothing of sessions."""
-    text = list(REQUEST.prompt_token_ids)
-    while len(text) < REQUEST.end:
-        law = target_law(engine.logits_after(text), REQUEST.sampling, History(text))
-        text.append(gumbel_pick(law, REQUEST.seed, len(text)))
-    return text[len(REQUEST.prompt_token_ids) :]
