@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from paceline.cli.authority import Authority, write_pair
 from paceline.cloud.config import ServerConfig
@@ -72,9 +72,12 @@ class Links:
 
     def server(self, verifier: Verifier | Relay) -> Server:
         """A server on a free port."""
-        return Server(
-            verifier, ServerConfig("127.0.0.1:0", tls=self.tls, peer_timeout_s=self.peer_timeout_s)
-        )
+        return Server(verifier, ServerConfig("127.0.0.1:0", tls=self.tls, peer_timeout_s=self.peer_timeout_s))
+
+    def client(self, address: str) -> Client:
+        """A client of that address."""
+        drafter = TableDrafter(VOCAB, agreement=0.8, scale=2.0)
+        return Client(self.hop(address), drafter, worker=VirtualWorker(DRAFT_S))
 
     def hop(self, address: str) -> GrpcHop:
         """The way to an address."""
@@ -87,9 +90,7 @@ def encrypted(folder: Path, peer_timeout_s: float = 10.0) -> Links:
     authority.save(folder)
     write_pair(folder, "hop", *authority.issue("hop", hosts=["127.0.0.1"], tenant="relay"))
     files = folder / "hop.pem", folder / "hop-key.pem"
-    return Links(
-        TlsFiles(*files, folder / "ca.pem"), Calling(folder / "ca.pem", *files), peer_timeout_s
-    )
+    return Links(TlsFiles(*files, folder / "ca.pem"), Calling(folder / "ca.pem", *files), peer_timeout_s)
 
 
 def _verifier(engine: TableEngine) -> Verifier:
@@ -102,7 +103,7 @@ class Rig:
 
     def __init__(self, links: Links, at_a_time: int = 8) -> None:
         self.engine = TableEngine(VOCAB, spread=2.0, max_context=512)
-        self._links = links
+        self.links = links
         self._at_a_time = at_a_time
         self._verifier = _verifier(self.engine)
         self._stack = AsyncExitStack()
@@ -116,14 +117,25 @@ class Rig:
         await self._stack.aclose()
 
     async def _serve(self, stack: AsyncExitStack, verifier: Verifier | Relay) -> Server:
-        server = self._links.server(verifier)
+        server = self.links.server(verifier)
         await server.start()
         stack.push_async_callback(server.stop, 0)
         return server
 
+    @asynccontextmanager
+    async def chain(self, num_relays: int) -> AsyncIterator[tuple[str, list[Relay]]]:
+        """Relays before the verifier; the address of the first one, and all of them, the last one first."""
+        async with AsyncExitStack() as stack:
+            address, relays = self._server.address, []
+            for _ in range(num_relays):
+                server = await self._relay(stack, address)
+                address = server.address
+                relays.append(cast("Relay", server.verifier))
+            yield address, relays
+
     async def _relay(self, stack: AsyncExitStack, above: str) -> Server:
         engine = TableEngine(VOCAB, 7, spread=2.0, max_context=512, resembles=0, agreement=0.9)
-        relay = Relay(_verifier(engine), self._links.hop(above), name="relay")
+        relay = Relay(_verifier(engine), self.links.hop(above), name=f"before {above}")
         server = await self._serve(stack, relay)
         await relay.connected()
         return server
@@ -135,11 +147,10 @@ class Rig:
             target = self._server.address
             if hop == "edge to relay":
                 target = (await self._relay(stack, target)).address
-            proxy, address = await stack.enter_async_context(_proxied(target, breaks))
+            proxy, address = await stack.enter_async_context(proxied(target, breaks))
             if hop == "relay to verifier":
                 address = (await self._relay(stack, address)).address
-            drafter = TableDrafter(VOCAB, agreement=0.8, scale=2.0)
-            client = Client(self._links.hop(address), drafter, worker=VirtualWorker(DRAFT_S))
+            client = self.links.client(address)
             stack.push_async_callback(client.close)
             await _connect(client)
             yield Way(proxy, client, self.expected)
@@ -174,11 +185,16 @@ class Rig:
                 group.create_task(work())
         await self.until_empty()
 
-    async def until_empty(self) -> None:
-        """Wait until the verifier holds no stream, no session and no cached token."""
+    async def until_empty(self, relays: Sequence[Relay] = ()) -> None:
+        """Wait until nobody holds a stream, a session or a cached token."""
+        verifiers = [self._verifier, *(relay.verifier for relay in relays)]
         async with asyncio.timeout(PATIENCE_S):
-            while self._verifier.num_streams or self._verifier.num_sessions or self.engine.cached_tokens():
-                await asyncio.sleep(0.02)
+            while any(_held(one) for one in verifiers) or any(relay.num_streams for relay in relays):
+                await asyncio.sleep(0.005)
+
+
+def _held(verifier: Verifier) -> int:
+    return verifier.num_streams + verifier.num_sessions + verifier._desk.engine.cached_tokens()
 
 
 class Way:
@@ -208,7 +224,8 @@ class Way:
 
 
 @asynccontextmanager
-async def _proxied(target: str, breaks: Breaks) -> AsyncIterator[tuple[Proxy, str]]:
+async def proxied(target: str, breaks: Breaks = ()) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy in this process, and its address."""
     proxy = Proxy(target, LinkShape())
     for num_bytes, how in breaks:
         proxy.break_after(num_bytes, how)
@@ -232,4 +249,3 @@ async def _connect(client: Client) -> None:
 def _num_reconnects(report: Report) -> int:
     """Of every hop."""
     return report.num_reconnects + sum(hop.num_reconnects for hop in report.hops)
-

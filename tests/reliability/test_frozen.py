@@ -1,20 +1,20 @@
-"""Peers that freeze, and links that swallow: noticed by whoever waits for them, on both sides, and nothing is changed."""
+"""Peers that freeze and links that swallow: noticed by whoever waits for them, on both sides; no text is changed."""
 
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.reliability.cuts import proxied
 from tests.reliability.fleet import Writer
 
 from paceline.common.errors import PacelineError
 from paceline.common.hops.grpc import PEER_TIMEOUT_S, GrpcHop
 from paceline.edge.client import Client
 from paceline.simulation.faults import reference
-from paceline.simulation.link import LinkShape
 from paceline.simulation.processes import (
     Serving,
     TableProcess,
@@ -24,7 +24,7 @@ from paceline.simulation.processes import (
     table_request,
     table_target,
 )
-from paceline.simulation.proxy import BreakKind, Proxy
+from paceline.simulation.proxy import BreakKind
 
 SOON_S = 2.0
 SLACK_S = 2.0
@@ -39,21 +39,22 @@ STEP_S = 0.05
 class Chain:
     """Processes, and a client that knows the first of them."""
 
-    stack: ExitStack
+    stack: AsyncExitStack
     timeout_s: float
 
-    def start(self, *upstream: TableProcess) -> TableProcess:
+    async def start(self, *upstream: TableProcess) -> TableProcess:
         """A verifier, or a relay."""
         serving = Serving(
             step_s=STEP_S, peer_timeout_s=self.timeout_s, upstream=tuple(one.address for one in upstream)
         )
-        process = TableProcess(serving)
+        process = await asyncio.to_thread(TableProcess, serving)
         self.stack.callback(process.close)
         return process
 
     async def client(self, *addresses: str) -> Client:
         """Of the first that answers; the relays among them are asked until they know their upstream."""
         client = Client(hop_to(addresses, self.timeout_s), table_drafter())
+        self.stack.push_async_callback(client.close)
         async with asyncio.timeout(60):
             while client.verifier is None:
                 try:
@@ -84,9 +85,9 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> float:
 
 async def freeze_a_verifier(timeout_s: float) -> float:
     """Seconds until its client notices; the text goes on at the other verifier."""
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        first, second = chain.start(), chain.start()
+        first, second = await chain.start(), await chain.start()
         return await _freeze(first, await chain.client(first.address, second.address))
 
 
@@ -97,17 +98,16 @@ async def _freeze(process: TableProcess, client: Client) -> float:
     process.send_signal(signal.SIGSTOP)
     frozen_s = loop.time()
     await writing
-    await client.close()
     assert (writer.written.num_changed, writer.written.num_reconnects) == (0, 1)
     return writer.written.lost_s[0] - frozen_s
 
 
 async def freeze_a_relay(timeout_s: float) -> tuple[float, float]:
     """Seconds until the hop below notices, and until the hop above has let go of the session."""
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        verifier, other = chain.start(), chain.start()
-        first, second = chain.start(verifier), chain.start(other)
+        verifier, other = await chain.start(), await chain.start()
+        first, second = await chain.start(verifier), await chain.start(other)
         client = await chain.client(first.address, second.address)
         freezing = asyncio.create_task(_freeze(first, client))
         await until(lambda: _is(verifier, 1))
@@ -122,10 +122,10 @@ async def _is(process: TableProcess, count: int) -> bool:
 
 async def freeze_a_client(timeout_s: float) -> float:
     """Seconds until the verifier has let go of its session; thawed, the client takes its text up again."""
-    with ExitStack() as stack:
-        verifier = Chain(stack, timeout_s).start()
+    async with AsyncExitStack() as stack:
+        verifier = await Chain(stack, timeout_s).start()
         asked = table_request(1, 40)
-        writer = WriterProcess(verifier.address, 1, 40, timeout_s)
+        writer = await asyncio.to_thread(WriterProcess, verifier.address, 1, 40, timeout_s)
         stack.callback(writer.close)
         await asyncio.to_thread(writer.await_token)
         writer.send_signal(signal.SIGSTOP)
@@ -137,24 +137,18 @@ async def freeze_a_client(timeout_s: float) -> float:
 
 async def swallow(timeout_s: float, how: BreakKind) -> tuple[float, float]:
     """Seconds until the client notices that the link swallows, and until the verifier has let go of its session."""
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        first, second = chain.start(), chain.start()
-        proxy = Proxy(first.address, LinkShape())
-        server, address = await proxy.listen()
-        client = await chain.client(address, second.address)
-        loop, writer = asyncio.get_running_loop(), Writer(client)
-        writing = asyncio.create_task(writer.write(table_request(1, 40), "cloud"))
+        first, second = await chain.start(), await chain.start()
+        proxy, address = await stack.enter_async_context(proxied(first.address))
+        loop, writer = asyncio.get_running_loop(), Writer(await chain.client(address, second.address))
+        writing = asyncio.create_task(writer.write(table_request(1, 40), "sync"))
         await until(lambda: _is(first, 1))
         await asyncio.sleep(0.2)
         proxy.break_after(1, how)
         swallowed_s = loop.time()
         let_go_s = await until(lambda: _is(first, 0))
         await writing
-        await client.close()
-        server.close()
-        for end in list(proxy.ends):
-            end.reset()
         assert (writer.written.num_changed, writer.written.num_reconnects) == (0, 1)
         return writer.written.lost_s[0] - swallowed_s, let_go_s
 
@@ -199,12 +193,14 @@ async def test_what_freezes_is_noticed_in_time(record_property: Any) -> None:
 @pytest.mark.timeout(600)
 async def test_a_pause_of_three_seconds_is_no_death() -> None:
     """Verifiers that stand still for three seconds under many streams: not one of them takes it for the end."""
-    with ExitStack() as stack:
-        verifier = Chain(stack, PEER_TIMEOUT_S).start()
-        client = await Chain(stack, PEER_TIMEOUT_S).client(verifier.address)
+    async with AsyncExitStack() as stack:
+        chain = Chain(stack, PEER_TIMEOUT_S)
+        verifier = await chain.start()
+        client = await chain.client(verifier.address)
         writer = Writer(client)
         writing = [
-            asyncio.create_task(writer.write(table_request(index, 1500), "cloud")) for index in range(NUM_STREAMS)
+            asyncio.create_task(writer.write(table_request(index, 1500), "cloud"))
+            for index in range(NUM_STREAMS)
         ]
         for _ in range(NUM_PAUSES):
             await asyncio.sleep(1.0)
@@ -216,4 +212,3 @@ async def test_a_pause_of_three_seconds_is_no_death() -> None:
         for task in writing:
             task.cancel()
         await asyncio.gather(*writing, return_exceptions=True)
-        await client.close()

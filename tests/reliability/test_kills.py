@@ -1,4 +1,4 @@
-"""Verifier processes killed at every point of a step: the text is the same, with the same one back or another in its place."""
+"""Verifiers killed at every point of a step: the text is the same, with the same one back or another in its place."""
 
 import asyncio
 import itertools
