@@ -42,10 +42,15 @@ class Chain:
     stack: AsyncExitStack
     timeout_s: float
 
-    async def start(self, *upstream: TableProcess) -> TableProcess:
+    @property
+    def num_tokens(self) -> int:
+        """Of a text that is not over when what has frozen is noticed."""
+        return round((self.timeout_s + SLACK_S) / STEP_S)
+
+    async def start(self, *upstream: TableProcess, step_s: float = STEP_S) -> TableProcess:
         """A verifier, or a relay."""
         serving = Serving(
-            step_s=STEP_S, peer_timeout_s=self.timeout_s, upstream=tuple(one.address for one in upstream)
+            step_s=step_s, peer_timeout_s=self.timeout_s, upstream=tuple(one.address for one in upstream)
         )
         process = await asyncio.to_thread(TableProcess, serving)
         self.stack.callback(process.close)
@@ -87,13 +92,13 @@ async def freeze_a_verifier(timeout_s: float) -> float:
     """Seconds until its client notices; the text goes on at the other verifier."""
     async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        first, second = await chain.start(), await chain.start()
-        return await _freeze(first, await chain.client(first.address, second.address))
+        first, second = await chain.start(), await chain.start(step_s=0)
+        return await _freeze(first, await chain.client(first.address, second.address), chain.num_tokens)
 
 
-async def _freeze(process: TableProcess, client: Client) -> float:
+async def _freeze(process: TableProcess, client: Client, num_tokens: int) -> float:
     loop, writer = asyncio.get_running_loop(), Writer(client)
-    writing = asyncio.create_task(writer.write(table_request(1, 40), "cloud"))
+    writing = asyncio.create_task(writer.write(table_request(1, num_tokens), "cloud"))
     await asyncio.sleep(0.3)
     process.send_signal(signal.SIGSTOP)
     frozen_s = loop.time()
@@ -106,10 +111,10 @@ async def freeze_a_relay(timeout_s: float) -> tuple[float, float]:
     """Seconds until the hop below notices, and until the hop above has let go of the session."""
     async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        verifier, other = await chain.start(), await chain.start()
-        first, second = await chain.start(verifier), await chain.start(other)
+        verifier, other = await chain.start(), await chain.start(step_s=0)
+        first, second = await chain.start(verifier), await chain.start(other, step_s=0)
         client = await chain.client(first.address, second.address)
-        freezing = asyncio.create_task(_freeze(first, client))
+        freezing = asyncio.create_task(_freeze(first, client, chain.num_tokens))
         await until(lambda: _is(verifier, 1))
         await asyncio.sleep(0.3)
         let_go_s = await until(lambda: _is(verifier, 0))
@@ -123,9 +128,9 @@ async def _is(process: TableProcess, count: int) -> bool:
 async def freeze_a_client(timeout_s: float) -> float:
     """Seconds until the verifier has let go of its session; thawed, the client takes its text up again."""
     async with AsyncExitStack() as stack:
-        verifier = await Chain(stack, timeout_s).start()
-        asked = table_request(1, 40)
-        writer = await asyncio.to_thread(WriterProcess, verifier.address, 1, 40, timeout_s)
+        chain = Chain(stack, timeout_s)
+        verifier, asked = await chain.start(), table_request(1, chain.num_tokens)
+        writer = await asyncio.to_thread(WriterProcess, verifier.address, 1, chain.num_tokens, timeout_s)
         stack.callback(writer.close)
         await asyncio.to_thread(writer.await_token)
         writer.send_signal(signal.SIGSTOP)
@@ -139,10 +144,10 @@ async def swallow(timeout_s: float, how: BreakKind) -> tuple[float, float]:
     """Seconds until the client notices that the link swallows, and until the verifier has let go of its session."""
     async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
-        first, second = await chain.start(), await chain.start()
+        first, second = await chain.start(), await chain.start(step_s=0)
         proxy, address = await stack.enter_async_context(proxied(first.address))
         loop, writer = asyncio.get_running_loop(), Writer(await chain.client(address, second.address))
-        writing = asyncio.create_task(writer.write(table_request(1, 40), "sync"))
+        writing = asyncio.create_task(writer.write(table_request(1, chain.num_tokens), "sync"))
         await until(lambda: _is(first, 1))
         await asyncio.sleep(0.2)
         proxy.break_after(1, how)
