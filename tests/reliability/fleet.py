@@ -39,11 +39,10 @@ class Written:
 class Writer:
     """Writes texts over one client."""
 
-    def __init__(self, client: Client) -> None:
-        self.written = Written()
+    def __init__(self, client: Client, written: Written | None = None) -> None:
+        self.written = written or Written()
         self._client = client
         self._target = table_target()
-        self._num_begun = 0
 
     async def write(self, asked: GenerationRequest, mode: str) -> Report:
         """One text, compared with what the target writes alone."""
