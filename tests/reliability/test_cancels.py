@@ -38,8 +38,8 @@ async def leave(client: Client, mode: str, after_events: int, after_s: float) ->
 
 
 async def leave_often(count: int) -> tuple[int, list[float]]:
-    """Texts through two relays, each left at a moment of its own; how many had begun, and seconds until every hop had let
-    go of each."""
+    """Texts through two relays, each left at a moment of its own; how many had begun, and seconds until every hop had
+    let go of each."""
     dice, loop = random.Random(1), asyncio.get_running_loop()
     num_begun, seconds = 0, []
     async with Rig(Links()) as rig, rig.chain(2) as (address, relays), rig.links.client(address) as client:

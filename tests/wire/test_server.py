@@ -33,7 +33,10 @@ def unknown_options(names: list[str]) -> list[str]:
 
 def test_every_grpc_option_exists() -> None:
     """Each configured option is one the installed gRPC knows."""
-    assert unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS, *keepalive_options(10))]) == []
+    assert (
+        unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS, *keepalive_options(10))])
+        == []
+    )
     assert unknown_options([AGE_OPTION, GRACE_OPTION]) == []
 
 

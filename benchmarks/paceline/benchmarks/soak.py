@@ -222,8 +222,8 @@ def soak_table(result: SoakResult) -> RenderableType:
         table.add_row(f"{one.at_s / 60:.1f}", str(one.num_streams), str(one.sessions), *ends)
     return Group(
         table,
-        f"{result.samples[-1].num_streams} streams, {result.num_left} left in the middle, {result.num_changed} changed; "
-        f"memory per stream, without the first third: verifier {result.verifier_slope:.0f} bytes, edge "
+        f"{result.samples[-1].num_streams} streams, {result.num_left} left in the middle, {result.num_changed} "
+        f"changed; memory per stream, without the first third: verifier {result.verifier_slope:.0f} bytes, edge "
         f"{result.edge_slope:.0f} bytes. First and last line: nothing under way.",
     )
 

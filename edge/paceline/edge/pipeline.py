@@ -7,7 +7,6 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Status, Unreachable
@@ -33,7 +32,7 @@ _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
 _OPENING_S = 5.0
-"""How long a text that no verifier has taken yet is tried again: they are there, but somebody waits for a first token."""
+"""How long a text that no verifier has taken yet is tried again: it was there, but somebody waits for a first token."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _UNSETTLED = Settled((), None)
@@ -62,9 +61,10 @@ async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
     finally:
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.gather(*tasks, return_exceptions=True)
-        line.close()
+        finally:
+            line.close()
 
 
 class _Pipeline:

@@ -1,7 +1,7 @@
 """Verifiers, relays and clients over table models in processes of their own, to be killed, frozen and drained.
 
-They load neither torch nor weights and start in a tenth of a second: a server process that has imported everything forks
-them (`multiprocessing`'s), before any of them has a thread or a channel.
+They load neither torch nor weights and start in a tenth of a second: `multiprocessing`'s fork server has imported
+everything, and forks them before any of them has a thread or a channel.
 """
 
 import asyncio
@@ -200,7 +200,8 @@ class _Fate:
     """Whether to die now."""
 
     def __init__(self, dies_at: tuple[Point, int] | None, parent: Connection) -> None:
-        self._point, self._left = dies_at or (None, 0)
+        self._point = dies_at[0] if dies_at else None
+        self._left = dies_at[1] if dies_at else 0
         self._parent = parent
 
     def is_sealed(self, point: Point) -> bool:
