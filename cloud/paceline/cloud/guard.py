@@ -66,6 +66,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
                 return await behaviour(request, context)
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:  # the core takes nothing more for this call
+                log.info("the caller of %s has gone", method)
+                return None
             except Exception:
                 return await self._refuse(context, method, incident(f"serving {method}"))
 
