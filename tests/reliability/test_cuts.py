@@ -11,8 +11,8 @@ from tests.reliability.cuts import HOPS, Breaks, Links, Rig, Tally, encrypted
 from paceline.simulation.proxy import BreakKind
 
 MODES = ("sync", "stream", "auto", "cloud")
-NUM_HALF_OPEN = 2_000
-NUM_RANDOM = 1_500
+NUM_HALF_OPEN = 400
+NUM_RANDOM = 600
 CELLS = [(hop, is_encrypted) for hop in HOPS for is_encrypted in (False, True)]
 
 
