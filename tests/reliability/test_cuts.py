@@ -11,6 +11,7 @@ from tests.reliability.cuts import HOPS, Breaks, Links, Rig, Tally, encrypted
 from paceline.simulation.proxy import BreakKind
 
 MODES = ("sync", "stream", "auto", "cloud")
+NUM_PARTS = 4
 NUM_HALF_OPEN = 400
 NUM_RANDOM = 600
 CELLS = [(hop, is_encrypted) for hop in HOPS for is_encrypted in (False, True)]
@@ -31,20 +32,20 @@ def check(tally: Tally, record_property: Any, what: str) -> None:
     assert tally.num_reconnects <= 1.05 * tally.num_breaks
 
 
-async def sweep(folder: Path, hop: str, step: int, *, is_encrypted: bool) -> Tally:
+async def sweep(folder: Path, hop: str, step: int, first: int = 1, *, is_encrypted: bool) -> Tally:
     """Texts over a connection that stands, each cut `step` bytes later than the one before."""
     async with Rig(links(folder, is_encrypted=is_encrypted)) as rig:
         async with rig.way(hop) as way:
             longest = max([(await way.text()).num_bytes for _ in range(8)])
-        return await rig.texts(hop, (((count, "reset"),) for count in range(1, longest + 1, step)))
+        return await rig.texts(hop, (((count, "reset"),) for count in range(first, longest + 1, step)))
 
 
-async def begin(folder: Path, hop: str, step: int, *, is_encrypted: bool) -> Tally:
+async def begin(folder: Path, hop: str, step: int, first: int = 1, *, is_encrypted: bool) -> Tally:
     """Texts over connections of their own, cut while they are made: until then there is no text to change."""
     async with Rig(links(folder, is_encrypted=is_encrypted)) as rig:
         async with rig.way(hop) as way:
             longest = way.num_bytes_before
-        return await rig.connections(hop, (((count, "reset"),) for count in range(1, longest + 1, step)))
+        return await rig.connections(hop, (((count, "reset"),) for count in range(first, longest + 1, step)))
 
 
 @pytest.mark.parametrize(("hop", "is_encrypted"), CELLS)
@@ -66,14 +67,15 @@ async def test_a_cut_while_a_connection_is_made_changes_nothing(tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(NUM_PARTS))
 @pytest.mark.parametrize(("hop", "is_encrypted"), CELLS)
 async def test_a_cut_at_every_byte_changes_nothing(
-    tmp_path: Path, hop: str, is_encrypted: bool, record_property: Any
+    tmp_path: Path, hop: str, is_encrypted: bool, part: int, record_property: Any
 ) -> None:
-    """Every single byte of a text of 24 tokens, and one in 17 of those that make the connection."""
-    tally = await sweep(tmp_path, hop, 1, is_encrypted=is_encrypted)
+    """Every single byte of a text of 24 tokens, and one in 17 of those that make the connection, in four parts."""
+    tally = await sweep(tmp_path, hop, NUM_PARTS, 1 + part, is_encrypted=is_encrypted)
     check(tally, record_property, hop)
-    begun = await begin(tmp_path, hop, 17, is_encrypted=is_encrypted)
+    begun = await begin(tmp_path, hop, 17 * NUM_PARTS, 1 + 17 * part, is_encrypted=is_encrypted)
     print(f"{hop}, connections: {begun}")
     assert begun.num_changed == 0
     assert begun.num_reconnects <= 1.05 * begun.num_breaks
