@@ -41,6 +41,8 @@ class Writer:
 
     def __init__(self, client: Client, written: Written | None = None) -> None:
         self.written = written or Written()
+        self.has_begun = asyncio.Event()
+        """The text under way has its first token."""
         self._client = client
         self._target = table_target()
 
@@ -48,8 +50,11 @@ class Writer:
         """One text, compared with what the target writes alone."""
         loop, written, is_found = asyncio.get_running_loop(), self.written, False
         generation = self._client.generate(asked, mode)
+        self.has_begun.clear()
         async with aclosing(aiter(generation)) as events:
             async for event in events:
+                if isinstance(event, TokensEvent):
+                    self.has_begun.set()
                 match event:
                     case LinkEvent(is_up=False):
                         written.lost_s.append(loop.time())

@@ -53,7 +53,7 @@ def check(fleet: Fleet, writer: Writer, record_property: Any, what: str) -> None
     print(f"\n{what}: {tally}")
     record_property("tally", tally)
     assert written.num_changed == 0
-    assert written.num_reconnects > 0.3 * len(fleet.died_s), "texts are under way when verifiers die"
+    assert written.num_reconnects > 0, "texts are under way when verifiers die"
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["the same one back", "another takes over"])
@@ -84,8 +84,9 @@ async def kill_both(count: int) -> tuple[Fleet, Writer]:
     async with Fleet(2, itertools.repeat(None), Serving(step_s=0.005)) as fleet:
         writer = Writer(fleet.client)
         for number in range(count):
-            writing = asyncio.create_task(writer.write(table_request(number), MODES[number % len(MODES)]))
-            await asyncio.sleep(dice.uniform(0.0, 0.15))
+            writing = asyncio.create_task(writer.write(table_request(number, 96), MODES[number % len(MODES)]))
+            await writer.has_begun.wait()
+            await asyncio.sleep(dice.uniform(0.0, 0.05))
             for process in list(fleet.processes):
                 process.send_signal(signal.SIGKILL)
             await writing
