@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -201,6 +201,20 @@ async def test_a_hop_that_goes_away_in_the_middle_gets_no_new_stream(
     await chain.who_answers()
 
     assert await chain.who_answers() == who_is_next
+
+
+async def test_what_many_streams_say_of_one_drain_is_one_failure() -> None:
+    """However many it told, the hop is asked again after the first pause: it may be back by then."""
+    chain = Chain(Draining(1.0))
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(chain.first.stream()) for _ in range(8)]
+        for stream in streams:
+            await stream.send(HELLO)
+            await stream.receive()
+    assert await chain.who_answers() == "city"
+    chain.clock.now_s += 1.0
+
+    assert await chain.who_answers() == "metro"
 
 
 async def test_after_a_stream_that_broke_off_its_hop_is_asked_again() -> None:

@@ -1,6 +1,7 @@
 """Health, reflection, signals, gRPC's options, and what a token costs on the wire."""
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,9 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from paceline.cloud.config import ServerConfig
+from paceline.cloud.guard import Guard
+from paceline.cloud.identity import Authenticator
 from paceline.cloud.server import AGE_OPTION, GRACE_OPTION, SERVER_OPTIONS
 from paceline.cloud.service import SERVICE_NAME
-from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop
+from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop, keepalive_options
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
@@ -33,7 +36,10 @@ def unknown_options(names: list[str]) -> list[str]:
 
 def test_every_grpc_option_exists() -> None:
     """Each configured option is one the installed gRPC knows."""
-    assert unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS)]) == []
+    assert (
+        unknown_options([name for name, _ in (*CLIENT_OPTIONS, *SERVER_OPTIONS, *keepalive_options(10))])
+        == []
+    )
     assert unknown_options([AGE_OPTION, GRACE_OPTION]) == []
 
 
@@ -59,6 +65,26 @@ async def test_health_says_serving_until_it_stops(serve: Any) -> None:
         await served.server._health.enter_graceful_shutdown()
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
+
+
+async def test_a_caller_who_has_gone_is_no_incident(caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be sent to whoever is not there any more is nobody's fault."""
+
+    async def behaviour(_request: Any, _context: Any) -> None:
+        raise grpc.aio.InternalError("Failed execute_batch")
+
+    class Context:
+        def auth_context(self) -> dict[str, Any]:
+            return {}
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+    config = ServerConfig("127.0.0.1:0")
+    guarded = Guard(Authenticator(config), {})._guarded(behaviour, "/some/Method")
+    with caplog.at_level(logging.INFO):
+        assert await guarded(None, Context()) is None
+    assert [one.levelname for one in caplog.records] == ["INFO"]
 
 
 async def test_reflection_lists_the_services(serve: Any) -> None:

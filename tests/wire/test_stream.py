@@ -1,6 +1,7 @@
 """The stream: many blocks in flight, fill, links that break. The text is the target's all the same."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,11 +13,12 @@ from paceline.cloud.config import ServerConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
-from paceline.common.errors import Unreachable
+from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.grpc import GrpcHop
-from paceline.common.messages import Description, FillPolicy
+from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
+from paceline.edge import pipeline as pipeline_module
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import (
@@ -159,6 +161,63 @@ async def test_a_broken_link_changes_nothing(serve: Any, mode: str, temperature:
                 report = await client.complete(request, mode)
                 assert report.token_ids == served.text(request)
                 assert report.num_reconnects == fragile.num_breaks > 0
+
+
+async def test_a_link_that_breaks_before_a_text_is_taken_is_tried_again(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while: whoever asked what is served knows that somebody is there. It counts as no reconnect."""
+    async with serve() as served, served.client(hop="inproc") as whole:
+        fragile = FragileHop(whole._hop, 0, attempts=2)
+        client = Client(fragile, TableDrafter(64, agreement=0.9, scale=2.0))
+        await client.connect()
+        monkeypatch.setattr(pipeline_module, "_OPENING_S", 0.2)
+        with pytest.raises(Unreachable):
+            await client.complete(GenerationRequest(PROMPT, 12))
+
+        monkeypatch.setattr(fragile, "break_now", lambda: setattr(fragile, "_every", 10**6))
+        monkeypatch.setattr(pipeline_module, "_OPENING_S", 60.0)
+        report = await client.complete(GenerationRequest(PROMPT, 12))
+        assert report.token_ids == served.text(GenerationRequest(PROMPT, 12))
+        assert report.num_reconnects == 0
+
+
+class _Refusing(_FragileStream):
+    """Breaks for good, while a message is being sent that takes a while to give up."""
+
+    async def send(self, message: Any) -> None:
+        if isinstance(message, Open):
+            await self._stream.send(message)
+            return
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._hop.break_now()
+            await asyncio.sleep(0.2)
+
+    async def receive(self) -> Any:
+        if self._left:
+            self._left -= 1
+            return await self._stream.receive()
+        await asyncio.sleep(0.1)
+        raise InvalidRequest("no", field="open")
+
+
+async def test_whoever_cancels_a_text_that_is_failing_is_obeyed(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation that comes while a failed text is cleaned up is not swallowed."""
+    monkeypatch.setattr(sys.modules[__name__], "_FragileStream", _Refusing)
+    async with serve() as served, served.client(hop="inproc") as whole:
+        fragile = FragileHop(whole._hop, 1)
+        client = Client(fragile, TableDrafter(64, agreement=0.9, scale=2.0))
+        await client.connect()
+        writing = asyncio.create_task(client.complete(GenerationRequest(PROMPT, 12), "sync"))
+        while not fragile.num_breaks:
+            await asyncio.sleep(0.01)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
 
 
 async def test_a_lost_link_is_an_error_after_a_while(serve: Any) -> None:

@@ -298,6 +298,32 @@ def step(
     _report(lambda _: bench.step(settings), show, as_json)
 
 
+@app.command("soak")
+def soak(
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="How long.", envvar="PACELINE_BENCH_MINUTES")
+    ] = 30.0,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Streams at a time.", envvar="PACELINE_BENCH_AT_ONCE")
+    ] = 16,
+    seed: Seed = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Streams for long, half of them left in the middle: memory, files, threads, tasks and sessions meanwhile."""
+    with _extras():
+        from paceline.benchmarks import soak as bench
+
+    settings = bench.SoakSettings(minutes, at_once, seed=seed)
+
+    def show(result: Any) -> RenderableType:
+        if html is not None:
+            html.write_text(bench.soak_html(result), encoding="utf-8")
+        return bench.soak_table(result)
+
+    _report(lambda progress: bench.soak(settings, progress), show, as_json)
+
+
 @app.command("cascade")
 def cascade(
     target: Target = None,

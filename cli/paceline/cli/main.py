@@ -12,6 +12,8 @@ from rich.console import Console
 # One BLAS thread per process, unless the caller says otherwise: two ends share a small machine.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# What gRPC's core has to say of a peer that froze is said by our own messages.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from paceline.cli import bench, certs, cloud, demo, doctor, edge, models, top, topology
 from paceline.cli.traces import trace_if_asked

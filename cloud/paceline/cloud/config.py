@@ -6,6 +6,7 @@ from pathlib import Path
 
 from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.errors import InvalidRequest
+from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.common.hops.security import SERVING_NAMES, TlsFiles, is_loopback
 from paceline.common.tokens import Rule
 
@@ -92,6 +93,8 @@ class ServerConfig:
     """Where that endpoint listens. It is plain HTTP and asks nobody who they are."""
     drain_s: float = 10.0
     """How long SIGTERM waits for live generations."""
+    peer_timeout_s: float = PEER_TIMEOUT_S
+    """How long a client that has died or frozen without a word keeps its session at most."""
     tls: TlsFiles = field(default_factory=TlsFiles)
     """Certificate and key, and the authorities of clients' certificates, which are asked for where there are some."""
     access: AccessConfig = field(default_factory=AccessConfig)

@@ -79,6 +79,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
                 return await behaviour(read(request), context)
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:  # the core takes nothing more for this call
+                log.info("the caller of %s has gone", method)
+                return None
             except Exception as error:
                 return await self._refuse(context, method, _told(error, method))
 

@@ -20,17 +20,14 @@ from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.service import IN_BAND, SERVICE_NAME, VerifierService
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import Verifying
-from paceline.common.hops.grpc import check_address
+from paceline.common.hops.grpc import check_address, keepalive_options
 from paceline.common.hops.security import SERVING_NAMES, Pair
 
 log = logging.getLogger(__name__)
 
 # Every name is checked against the installed binary by a test: grpc ignores misspelt options in silence.
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),  # clients choose how soon they notice
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 65_536),
@@ -109,9 +106,7 @@ class Server:
 
     def _bind(self, address: str) -> int:
         """A new gRPC server at this address; its port."""
-        self._server = grpc.aio.server(
-            interceptors=(self._guard,), options=(*SERVER_OPTIONS, *_ages(self.config))
-        )
+        self._server = grpc.aio.server(interceptors=(self._guard,), options=_options(self.config))
         VerifierService(self.verifier).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
@@ -172,6 +167,10 @@ class Server:
         deadline = loop.time() + grace_s
         while (self.verifier.num_sessions or self.verifier.num_streams) and loop.time() < deadline:  # noqa: ASYNC110  # they end in another thread
             await asyncio.sleep(0.02)
+
+
+def _options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
+    return (*SERVER_OPTIONS, *keepalive_options(config.peer_timeout_s), *_ages(config))
 
 
 def _ages(config: ServerConfig) -> tuple[tuple[str, int], ...]:

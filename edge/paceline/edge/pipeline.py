@@ -7,7 +7,6 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
@@ -31,6 +30,8 @@ _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
+_OPENING_S = 5.0
+"""How long a text that no verifier has taken yet is tried again: it was there, but somebody waits for a first token."""
 _UNSETTLED = Settled((), None)
 
 
@@ -57,9 +58,10 @@ async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
     finally:
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.gather(*tasks, return_exceptions=True)
-        line.close()
+        finally:
+            line.close()
 
 
 class _Pipeline:
@@ -87,7 +89,7 @@ class _Pipeline:
         self._waits_until_s = self._heard_s + request.wait_s
         self._is_relayed = False
         """The next hop has an opinion of its own: what it says first is not final."""
-        self._is_lost = False
+        self._is_lost = self._was_taken = False
         self._stuck_s: float | None = None
         """When the link broke first since the text last grew."""
         self._is_silent = False
@@ -189,9 +191,9 @@ class _Pipeline:
     def _found(self) -> None:
         """The verifier took the session."""
         if self._is_lost:
-            self._is_lost = False
-            self._run.report.num_reconnects += 1
+            self._run.report.num_reconnects += self._was_taken
             self._tell(LinkEvent(is_up=True))
+        self._is_lost, self._was_taken = False, True
 
     def _learn(self, verdict: Verdict, commit: Commit | None, now_s: float) -> None:
         round_trip_s = self._flight.round_trip_s(verdict, now_s)
@@ -253,10 +255,9 @@ class _Pipeline:
         self._stream = None
         never_opened = self._session.opened is None
         if never_opened and error.is_full and self._loop.time() + error.retry_after_s <= self._waits_until_s:
+            self._stuck_s = None
             return
         if isinstance(error, RemoteError) and not self._session.mends(error, new_session_id()):
-            raise error
-        if never_opened and not self._request.offline:
             raise error
         if self._stuck_s is None:
             self._stuck_s = self._loop.time()
@@ -269,8 +270,11 @@ class _Pipeline:
         """Whether after such a pause nothing would be tried any more."""
         if self._stuck_s is None:
             return False
-        writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
-        return self._loop.time() + pause_s - self._stuck_s >= self._request.reconnect_s and not writes_on
+        request = self._request
+        longest_s = request.reconnect_s if self._was_taken or request.offline else _OPENING_S
+        writes_on = request.offline and self._may_draft() and not self._is_exhausted
+        lost_s = self._loop.time() + pause_s - self._stuck_s
+        return lost_s >= min(request.reconnect_s, longest_s) and not writes_on
 
     def _finish_alone(self, error: PacelineError) -> None:
         """Nobody verified the rest: it is handed over as what it is, or not at all."""

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import IO
+from typing import IO, Literal
 
 from paceline.common.errors import InvalidRequest, PacelineError, Unreachable
 from paceline.common.hops.grpc import check_address
@@ -36,6 +36,8 @@ _RST = struct.pack("ii", 1, 0)
 _TIMER_S = 2e-5
 """What is due sooner than this is due: no timer is more accurate."""
 _START_S = 30.0
+BreakKind = Literal["reset", "swallow", "swallow up", "swallow down"]
+"""`reset`: both ends are told. Else nobody is: what is sent vanishes, one way or both."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,10 @@ class _End(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._has_sent_all = False
         self._is_full = False
+        self.is_swallowed = False
+        """What it sends vanishes."""
+        self.is_doomed = False
+        """Reset, or to be as soon as the far end is there and has what came before."""
         self.transport: asyncio.Transport | None = None
         self.far: _End | None = None
 
@@ -74,7 +80,11 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._proxy.count(len(data), is_up=self._is_up)
-        self._push(data)
+        while data and not (self.is_swallowed or self.is_doomed):
+            passing = data[: self._proxy.num_passing(len(data))]
+            self._push(passing)
+            data = data[len(passing) :]
+            self._proxy.break_if_due()
 
     def eof_received(self) -> bool:
         self._has_sent_all = True
@@ -150,6 +160,15 @@ class _End(asyncio.Protocol):
             if end is not None and end.transport is not None:
                 end.transport.close()
 
+    def break_(self, how: BreakKind) -> None:
+        """Break the connection, or this end's part of it."""
+        if how != "reset":
+            self.is_swallowed |= how in ("swallow", "swallow up" if self._is_up else "swallow down")
+        else:
+            self.is_doomed = True
+            if self.far is not None:
+                self.reset()
+
     def reset(self) -> None:
         """Break the connection without a goodbye."""
         if self._timer is not None:
@@ -161,6 +180,12 @@ class _End(asyncio.Protocol):
             raw = self.transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
             self.transport.abort()
+
+
+@dataclass(slots=True)
+class _Break:
+    num_left: int
+    how: BreakKind
 
 
 class Proxy:
@@ -182,6 +207,9 @@ class Proxy:
         self._up, self._down = Direction(shape, "up", now_s), Direction(shape, "down", now_s)
         self._plan_resets(shape.cuts)
         self._dialling: set[asyncio.Task[None]] = set()
+        self._breaks: deque[_Break] = deque()
+        self.num_breaks = 0
+        """That were asked for and have come."""
 
     def count(self, num_bytes: int, *, is_up: bool) -> None:
         """Remember what came."""
@@ -189,6 +217,31 @@ class Proxy:
             self.stats.bytes_up += num_bytes
         else:
             self.stats.bytes_down += num_bytes
+
+    def break_after(self, num_bytes: int, how: BreakKind = "reset") -> None:
+        """Once so many more bytes have crossed, both ways together, break what is open then. New connections are well.
+        Asked for again before that, it is so many bytes after the break before."""
+        self._breaks.append(_Break(num_bytes, how))
+
+    def break_no_more(self) -> None:
+        """Forget the breaks that have not come."""
+        self._breaks.clear()
+
+    def num_passing(self, num_bytes: int) -> int:
+        """How many of these bytes come before the next break."""
+        if not self._breaks:
+            return num_bytes
+        passing = min(num_bytes, self._breaks[0].num_left)
+        self._breaks[0].num_left -= passing
+        return passing
+
+    def break_if_due(self) -> None:
+        """Break if enough bytes have crossed."""
+        if self._breaks and not self._breaks[0].num_left:
+            self.num_breaks += 1
+            how = self._breaks.popleft().how
+            for end in list(self.ends):
+                end.break_(how)
 
     async def listen(self) -> tuple[asyncio.Server, str]:
         """Start; the server and its address."""
@@ -240,9 +293,12 @@ class Proxy:
         near.far, far.far = far, near
         if near.transport is None or near.transport.is_closing():
             far.reset()
-        else:
-            near.release()
-            far.release()
+            return
+        near.release()
+        far.release()
+        if near.is_doomed:
+            near.reset()
+            far.reset()
 
 
 async def _main(target: str, shape: LinkShape) -> None:

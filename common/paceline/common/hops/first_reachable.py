@@ -43,8 +43,9 @@ class _Candidate:
 
     def failed(self, now_s: float) -> None:
         self.is_known = False
-        self.pause_s = min(max(2 * self.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-        self.due_s = now_s + self.pause_s
+        if self.due_s <= now_s:  # else it is the same failure, as another stream sees it
+            self.pause_s = min(max(2 * self.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            self.due_s = now_s + self.pause_s
 
     def answered(self) -> None:
         self.is_known = True

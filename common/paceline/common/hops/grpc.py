@@ -21,12 +21,6 @@ from paceline.v1.verifier_pb2_grpc import VerifierServiceStub
 # Every name is checked against the installed binary by a test: grpc ignores misspelt options in silence.
 CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # the core would replay draft blocks on its own
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    (
-        "grpc.http2.ping_timeout_ms",
-        5_000,
-    ),  # without it a frozen peer is noticed after 60 s, whatever keepalive says
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),  # back-pressure is the protocol's credit window; this caps silent buffering
     ("grpc.http2.lookahead_bytes", 65_536),
@@ -39,6 +33,20 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 CONNECT_TIMEOUT_S = 5.0
 _DECODE = f"/{pb.DESCRIPTOR.services_by_name['VerifierService'].full_name}/Decode"
+PEER_TIMEOUT_S = 10.0
+"""How long a peer that has died or frozen without a word may go unnoticed while a stream is open."""
+
+
+def keepalive_options(peer_timeout_s: float) -> tuple[tuple[str, int], ...]:
+    """For either end. Half of the time the other may say nothing, half it has to answer a ping: a pause of less than
+    half passes for what it is."""
+    half_ms = round(500 * peer_timeout_s)
+    return (
+        ("grpc.keepalive_time_ms", half_ms),
+        ("grpc.keepalive_timeout_ms", half_ms),
+        # Without it a frozen peer is noticed after 60 s, whatever keepalive says.
+        ("grpc.http2.ping_timeout_ms", half_ms),
+    )
 
 
 class GrpcHop:
@@ -48,6 +56,7 @@ class GrpcHop:
         address: `HOST:PORT`.
         calling: certificates and token; without, a plain link.
         connect_timeout_s: how long `describe` waits for the verifier to answer.
+        peer_timeout_s: how long a verifier that has frozen goes unnoticed at most.
     Raises:
         InvalidRequest: the address is malformed, or a file is unusable.
     """
@@ -58,6 +67,7 @@ class GrpcHop:
         *,
         calling: Calling | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        peer_timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
         check_address(address, "verifier")
         calling = calling or Calling()
@@ -66,7 +76,7 @@ class GrpcHop:
         self._connect_timeout_s = connect_timeout_s
         self._is_encrypted = calling.is_encrypted
         self._token = calling.watch_token()
-        self._links = Links(address, calling, CLIENT_OPTIONS)
+        self._links = Links(address, calling, (*CLIENT_OPTIONS, *keepalive_options(peer_timeout_s)))
 
     async def describe(self) -> Description:
         """What the verifier serves; waits up to `connect_timeout_s` for it to come up."""
@@ -189,4 +199,11 @@ def check_address(address: str, field: str) -> None:
         raise InvalidRequest(f"{address!r} is not HOST:PORT", field=field, cure="for example 127.0.0.1:7443")
 
 
-__all__ = ["CLIENT_OPTIONS", "CONNECT_TIMEOUT_S", "GrpcHop", "check_address"]
+__all__ = [
+    "CLIENT_OPTIONS",
+    "CONNECT_TIMEOUT_S",
+    "PEER_TIMEOUT_S",
+    "GrpcHop",
+    "check_address",
+    "keepalive_options",
+]
