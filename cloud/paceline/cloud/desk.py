@@ -146,12 +146,12 @@ class Desk:
         for port in self._ports.values():
             port.answer([Draining(grace_s)])
 
-    def refuses_at_once(self, port: Port, opening: Open | Steered) -> bool:
+    def refuses_at_once(self, port: Port, opening: Request | PacelineError) -> bool:
         """Whether an Open was answered with a refusal, for want of a place. The one thing that another thread may ask,
         so that a refusal need not wait for the step under way: it counts who is sure to stay, and changes nothing but
         the port, which nobody else knows yet.
         """
-        if self._is_draining:
+        if self._is_draining or not isinstance(opening, Open | Steered):
             return False
         port.know(opening, self.metrics.hop)
         request = opening.request if isinstance(opening, Steered) else opening

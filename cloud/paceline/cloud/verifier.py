@@ -30,10 +30,9 @@ from paceline.common.messages import (
     Description,
     ErrorMessage,
     Feature,
-    Open,
     ServerMessage,
 )
-from paceline.common.session import Answer, Limits, Steered
+from paceline.common.session import Answer, Limits
 
 _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
@@ -289,8 +288,7 @@ class Verifier:
         try:
             async for message in requests:
                 port.num_arrived += 1
-                is_first = port.num_arrived == 1 and isinstance(message, Open | Steered)
-                if is_first and self._desk.refuses_at_once(port, message):
+                if port.num_arrived == 1 and self._desk.refuses_at_once(port, message):
                     continue
                 self._runner.submit(partial(self._desk.on_message, port, message, self._runner.clock()))
                 if isinstance(message, Close):

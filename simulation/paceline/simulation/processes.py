@@ -24,6 +24,7 @@ from paceline.common.errors import PacelineError
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.hops.grpc import PEER_TIMEOUT_S, GrpcHop
 from paceline.common.messages import ClientMessage, ServerMessage
+from paceline.common.metrics import TextPace
 from paceline.common.sampling.rows import NumpyLogitRows
 from paceline.common.tokens import SamplingParams, Verdict
 from paceline.edge.client import Client
@@ -223,9 +224,9 @@ class _Opened(VerifierMetrics):
         super().__init__()
         self.num_opened = 0
 
-    def session_opened(self, num_prompt_tokens: int) -> None:
+    def session_opened(self, num_prompt_tokens: int, now_s: float) -> TextPace:
         self.num_opened += 1
-        super().session_opened(num_prompt_tokens)
+        return super().session_opened(num_prompt_tokens, now_s)
 
 
 class _MortalEngine(TableEngine):
