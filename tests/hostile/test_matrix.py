@@ -55,6 +55,8 @@ def plan(cell: Cell, seed: int, num_tokens: int = NUM_TOKENS) -> World:
         agreement=DRAFTERS[cell.drafter] or 0.0,
         relay_agreement=0.8,
         max_sessions=16,
+        park_s=30.0,
+        max_parked=16,
         texts=tuple(_text(cell, seed, index, num_tokens) for index in range(cell.load)),
         faults=_faults(cell.fault, num_links),
     )

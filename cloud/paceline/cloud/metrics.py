@@ -30,6 +30,8 @@ class VerifierMetrics:
         # A counter that first appears at 1 has not grown as far as Prometheus can see; what alerts watch begins at 0.
         for error in (InternalError(""), TargetNumerics("")):
             self._errors.labels(hop, error.reason)
+        for why in ("hit", "evicted", "expired", "dropped"):
+            self._unparked.labels(hop, why)
         for resource in ("sessions", "kv_cache"):
             self._refused.labels(hop, Busy("").reason, resource)
         self._parked = make.gauge("num_sessions_parked", "Caches kept for lost streams")

@@ -208,6 +208,7 @@ class Verifier:
         live = (port for port in self._open_ports if port.session is not None and not port.has_ended)
         return Counter(port.tenant for port in live)
 
+    @property
     def num_parked(self) -> int:
         """Caches kept for streams that broke off."""
         return self._desk.num_parked
