@@ -286,11 +286,11 @@ class Desk:
     def _finish_part(self, part: Planned, logits: LogitRows, began_s: float) -> None:
         port, work = self._ports[part.key], part.work
         session = self._sessions[part.key]
-        if work.draft is None:
-            session.on_prefilled(work)
-            self._scheduler.add(part.key)
-            return
         try:
+            if work.draft is None:
+                self._reply(port, session.on_prefilled(work, logits))
+                self._scheduler.add(part.key)
+                return
             judgement = session.judge(work, logits)
         except PacelineError as error:
             error.fatal = True

@@ -117,7 +117,7 @@ class ThreadRunner:
 
 def _features(engine: TargetEngine) -> frozenset[Feature]:
     trees = {Feature.TREE} if engine.takes_trees else set()
-    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees})
+    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, Feature.LOGPROBS, *trees})
 
 
 class Verifier:

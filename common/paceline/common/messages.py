@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from paceline.common.errors import PacelineError, Status
-from paceline.common.tokens import Draft, FinishReason, Rule, SamplingParams, Verdict
+from paceline.common.tokens import Draft, FinishReason, LogprobsRequest, Rule, SamplingParams, Verdict
 
 PROTOCOL_VERSION = 1
 
@@ -18,6 +18,7 @@ class Feature(StrEnum):
     SPARSE_LAW = "sparse-law"
     TREE = "tree"
     RESUME = "resume"
+    LOGPROBS = "logprobs"
 
 
 class FillPolicy(StrEnum):
@@ -50,7 +51,7 @@ class Open:
     ignore_eos: bool = False
     tokenizer_fingerprint: bytes = b""
     protocol_version: int = PROTOCOL_VERSION
-    features: frozenset[Feature] = frozenset({Feature.SPARSE_LAW, Feature.TREE, Feature.RESUME})
+    features: frozenset[Feature] = frozenset(Feature)
     max_fill_passes: int = 0
     """Of `FillPolicy.BOUNDED`; 0 means 8."""
     path: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class Open:
     """Names the generation in every hop's log."""
     deadline_s: float = 0.0
     """Seconds the client still gives the text; 0 for none."""
+    logprobs: LogprobsRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)

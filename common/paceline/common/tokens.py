@@ -104,6 +104,25 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class LogprobsRequest:
+    """Asks how likely tokens are to the target: the log-softmax of its own logits, before any `SamplingParams`."""
+
+    num_top: int = 0
+    """Likeliest tokens told at each position, besides the committed one."""
+    prompt: bool = False
+    """Whether the prompt's tokens are told as well, from the second on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was to the target, and what was likeliest."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """Token id and log-probability, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A hint, addressed by content: "if the first `base` tokens hash to `prefix_hash`, this comes next".
 
@@ -179,3 +198,5 @@ class Verdict:
     """How many hops above the sender the model is that wrote the filled tokens and the next one."""
     accepted_node: int | None = None
     """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of every token it commits, if they were asked for; of the prompt's tokens from `base` on, if it commits nothing."""

@@ -183,6 +183,7 @@ class _Pipeline:
             self._learn(message.verdict, commit, now_s)
         elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
+            self._run.report.score(message)
         if not self._session.num_blocks_in_flight:
             # Nothing waits over there: what a verdict left of a tree is gone, and what a relay settled as wrong a hop
             # above may have called right. What stands of it has to be sent once more.
@@ -236,9 +237,7 @@ class _Pipeline:
             self._retract(settled.refuted_at)
         if commit.is_final:
             self._run.report.num_passes += 1
-            self.events.put_nowait(
-                TokensEvent(commit.position, commit.token_ids, commit.origins, commit.authors)
-            )
+            self.events.put_nowait(TokensEvent.of(commit))
         elif self._request.provisional:
             self._tell_drafts()
         return settled

@@ -81,5 +81,6 @@ class Run:
                 committed_token_ids=request.committed_token_ids,
                 path=request.path,
                 request_id=request.request_id,
+                logprobs=request.logprobs,
             )
         )

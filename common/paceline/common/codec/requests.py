@@ -27,7 +27,7 @@ from paceline.common.messages import (
     Open,
 )
 from paceline.common.sampling.quantised import QuantisedLaw
-from paceline.common.tokens import Draft, SamplingParams
+from paceline.common.tokens import Draft, LogprobsRequest, SamplingParams
 from paceline.v1 import verifier_pb2 as pb
 
 
@@ -94,6 +94,9 @@ def _encode_open(message: Open) -> pb.Open:
         path=message.path,
         request_id=message.request_id,
         deadline_ms=max(round(message.deadline_s * 1000), 1) if message.deadline_s else 0,
+        logprobs=None
+        if message.logprobs is None
+        else pb.LogprobsRequest(num_top=message.logprobs.num_top, prompt=message.logprobs.prompt),
     )
 
 
@@ -129,6 +132,9 @@ def _decode_open(message: pb.Open) -> Open:
         path=tuple(message.path),
         request_id=message.request_id,
         deadline_s=message.deadline_ms / 1000,
+        logprobs=LogprobsRequest(message.logprobs.num_top, message.logprobs.prompt)
+        if message.HasField("logprobs")
+        else None,
     )
 
 

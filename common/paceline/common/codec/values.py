@@ -31,6 +31,7 @@ FEATURES: Mapping[Feature, Any] = {
     Feature.SPARSE_LAW: pb.FEATURE_SPARSE_LAW,
     Feature.TREE: pb.FEATURE_TREE,
     Feature.RESUME: pb.FEATURE_RESUME,
+    Feature.LOGPROBS: pb.FEATURE_LOGPROBS,
 }
 HOWS: Mapping[How, Any] = {
     How.ONE_HOT: pb.HOW_ONE_HOT,

@@ -27,7 +27,8 @@ from paceline.common.messages import (
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
-from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+from paceline.common.session.limits import check_logprobs
+from paceline.common.tokens import Draft, FinishReason, How, Origin, TokenLogprobs, Verdict
 
 
 class EdgePhase(Enum):
@@ -51,6 +52,11 @@ class Commit:
     verdict: Verdict
     is_final: bool = True
     """False: a relay's own opinion, which the hops above it may contradict."""
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """Of each token, where they were asked for; no relay's."""
+        return self.verdict.logprobs if self.is_final else ()
 
 
 _TokenIds = tuple[int, ...]
@@ -228,6 +234,8 @@ class EdgeSession:
                 field="committed_length",
                 cure="report this verifier",
             )
+        if self.request.logprobs is not None:
+            check_logprobs(self.request.logprobs, message.features)
         self.opened = message
         self.phase = EdgePhase.LIVE
 
@@ -257,12 +265,22 @@ class EdgeSession:
         if verdict.base > position:
             raise BadReply(f"a verdict at {verdict.base} follows {position} committed tokens", field="base")
         token_ids, by = self._committed_by(verdict) if verdict.base == position else _NOTHING
+        self._check_logprobs(verdict, len(token_ids))
         self._know(position, token_ids, by)
         for token_id, (origin, _) in zip(token_ids, by, strict=True):
             self._by.pop(len(self.committed), None)
             self.committed.append(token_id)
             self.origins.append(origin)
         return self._commit(verdict, token_ids, by, is_final=True)
+
+    def _check_logprobs(self, verdict: Verdict, num_committed: int) -> None:
+        """One for every token; what commits nothing speaks of the prompt."""
+        wanted, found = self.request.logprobs, len(verdict.logprobs)
+        if wanted is not None and num_committed and found != num_committed:
+            raise BadReply(f"{found} probabilities for {num_committed} tokens", field="logprobs")
+        num_prompt = len(self.request.prompt_token_ids)
+        if verdict.base < num_prompt and found and not 1 <= verdict.base <= num_prompt - found:
+            raise BadReply(f"{found} probabilities from {verdict.base} on: that is no prompt", field="logprobs")
 
     def _on_provisional(self, verdict: Verdict) -> Commit | None:
         self._require(EdgePhase.LIVE, "a provisional verdict")
