@@ -5,7 +5,8 @@ import pytest
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.hops.inproc import InProcessHop
-from paceline.common.tokens import SamplingParams
+from paceline.common.sampling.choose import Chooser
+from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.conformance import check_drafter
 from paceline.edge.drafters.prediction import PredictionDrafter, count_accepted, predicted
@@ -21,9 +22,9 @@ def test_it_keeps_what_drafters_owe(inner) -> None:
     check_drafter(lambda: predicted(inner, EXPECTED))
 
 
-def test_it_writes_the_prediction_until_the_text_departs(chooser=None) -> None:
+def test_it_writes_the_prediction_until_the_text_departs() -> None:
     """Then goes on where the last three tokens stand in it, further on if it can; else it says nothing."""
-    session = PredictionDrafter(EXPECTED).start((1, 2), chooser)
+    session = PredictionDrafter(EXPECTED).start((1, 2), Chooser(Rule.GREEDY, SamplingParams(), 0, 64))
     assert session.propose(3).token_ids == (5, 6, 7)
     session.observe(2, (5, 6, 40))
     assert session.propose(4).token_ids == ()

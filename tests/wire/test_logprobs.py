@@ -37,7 +37,9 @@ async def written(client: Client, request: GenerationRequest, mode: str):
 
 @pytest.mark.parametrize("mode", ["cloud", "sync", "stream", "auto"])
 @pytest.mark.parametrize(
-    ("temperature", "rule"), [(0.0, None), (0.8, None), (0.8, Rule.REJECTION)], ids=["greedy", "coupled", "r1"]
+    ("temperature", "rule"),
+    [(0.0, None), (0.8, None), (0.8, Rule.REJECTION)],
+    ids=["greedy", "coupled", "r1"],
 )
 async def test_every_token_comes_with_the_target_s_own_probability(serve, mode, temperature, rule) -> None:
     """Accepted, recovered, bonus and filled alike; at temperature 1 and before top-p, whatever was sampled with."""

@@ -45,7 +45,7 @@ TopologyFile = Annotated[
         is_eager=True,
     ),
 ]
-_LOOPBACK = ["127.0.0.1:7443"]
+LOOPBACK = ["127.0.0.1:7443"]
 DraftModel = Annotated[
     str | None,
     typer.Option(
@@ -160,7 +160,7 @@ def generate(
     ctx: typer.Context,
     source: Annotated[str | None, typer.Argument(help="- reads the prompt from standard input.")] = None,
     topology: TopologyFile = None,
-    verifier: Verifier = _LOOPBACK,
+    verifier: Verifier = LOOPBACK,
     draft_model: DraftModel = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the prompt.")] = None,
@@ -229,7 +229,7 @@ def generate(
         reconnect_s=reconnect_s,
         provisional=provisional,
     )
-    _check(template)
+    check(template)
     section = drafter_section(ctx, drafter)
     model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
     addresses = () if mode == "local" else verifier
@@ -246,7 +246,7 @@ def generate(
 def chat(
     ctx: typer.Context,
     topology: TopologyFile = None,
-    verifier: Verifier = _LOOPBACK,
+    verifier: Verifier = LOOPBACK,
     draft_model: DraftModel = None,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
@@ -278,7 +278,7 @@ def chat(
         offline=offline,
         provisional=provisional,
     )
-    _check(template)
+    check(template)
     section = drafter_section(ctx, drafter)
     model = load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
     addresses = () if mode == "local" else verifier
@@ -335,7 +335,7 @@ def client(addresses: Sequence[str], model: EdgeModel, calling: Calling | None =
     )
 
 
-def _check(template: GenerationRequest) -> None:
+def check(template: GenerationRequest) -> None:
     """Refuse what no verifier could serve before anything is loaded; the prompt is still to come."""
     check_request(replace(template, prompt_token_ids=(0,)))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from paceline.cli import bench, certs, cloud, demo, doctor, edge, models, topology
+from paceline.cli import bench, certs, cloud, demo, doctor, edge, endpoint, models, topology
 from paceline.cli.version import software_version
 from paceline.cli.written import forget_topologies, hide
 from paceline.common.errors import PacelineError
@@ -32,6 +32,7 @@ app.add_typer(edge.app, name="edge")
 app.add_typer(models.app, name="models")
 app.add_typer(topology.app, name="topology")
 app.add_typer(certs.app, name="certs")
+edge.app.command("serve")(endpoint.serve)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)

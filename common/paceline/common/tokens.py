@@ -199,4 +199,4 @@ class Verdict:
     accepted_node: int | None = None
     """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """Of every token it commits, if they were asked for; of the prompt's tokens from `base` on, if it commits nothing."""
+    """Of every token it commits, if they were asked for; if it commits nothing, of the prompt's from `base` on."""

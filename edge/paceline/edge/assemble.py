@@ -23,6 +23,8 @@ class EdgeModel:
     """None if nothing will be drafted (mode `cloud`)."""
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's own ends of text; empty if it does not say."""
+    tokenizer_dir: Path = Path()
+    """Where the tokenizer is, and its chat template if it has one."""
 
 
 def assemble(
@@ -104,10 +106,12 @@ def _assemble(
 ) -> EdgeModel:
     if folder is not None and not folder.is_dir():
         raise InvalidRequest(f"there is no model folder {folder}", field="draft_model", cure="check the path")
+    place = Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)
     return EdgeModel(
-        tokenizer=Tokenizer(Path(tokenizer) if tokenizer is not None else _tokenizer_of(folder)),
+        tokenizer=Tokenizer(place),
         drafter=_load(section, progress) if drafts else None,
         eos_token_ids=_eos(folder) if folder is not None else (),
+        tokenizer_dir=place if place.is_dir() else place.parent,
     )
 
 

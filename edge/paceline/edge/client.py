@@ -8,6 +8,7 @@ async for event in client.generate(request):
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -145,7 +146,9 @@ class Client:
             return
         if mode == "local":
             raise InvalidRequest(
-                "no target sees a text of mode local", field="logprobs", cure="leave them out, or ask a verifier"
+                "no target sees a text of mode local",
+                field="logprobs",
+                cure="leave them out, or ask a verifier",
             )
         features = self.verifier.features if self.verifier is not None else frozenset(Feature)
         check_logprobs(request.logprobs, features)
@@ -169,14 +172,15 @@ class Generation:
         loop, report = asyncio.get_running_loop(), self.report
         began_s = loop.time()
         try:
-            async for event in MODES[report.mode](self._run):
-                if isinstance(event, TokensEvent):
-                    if not report.token_ids:
-                        report.ttft_s = loop.time() - began_s
-                    report.token_ids.extend(event.token_ids)
-                    report.origins.extend(event.origins)
-                    report.authors.extend(event.authors)
-                yield event
+            async with aclosing(MODES[report.mode](self._run)) as events:
+                async for event in events:
+                    if isinstance(event, TokensEvent):
+                        if not report.token_ids:
+                            report.ttft_s = loop.time() - began_s
+                        report.token_ids.extend(event.token_ids)
+                        report.origins.extend(event.origins)
+                        report.authors.extend(event.authors)
+                    yield event
         finally:
             report.total_s = loop.time() - began_s
 

@@ -6,7 +6,7 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ _LONGEST_PAUSE_S = 1.0
 _UNSETTLED = Settled((), None)
 
 
-async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
+async def pipeline(run: Run, pacing: Pacing) -> AsyncGenerator[Event, None]:
     """Generate a text; fills in `run.report` as it goes.
 
     Raises:

@@ -280,7 +280,9 @@ class EdgeSession:
             raise BadReply(f"{found} probabilities for {num_committed} tokens", field="logprobs")
         num_prompt = len(self.request.prompt_token_ids)
         if verdict.base < num_prompt and found and not 1 <= verdict.base <= num_prompt - found:
-            raise BadReply(f"{found} probabilities from {verdict.base} on: that is no prompt", field="logprobs")
+            raise BadReply(
+                f"{found} probabilities from {verdict.base} on: that is no prompt", field="logprobs"
+            )
 
     def _on_provisional(self, verdict: Verdict) -> Commit | None:
         self._require(EdgePhase.LIVE, "a provisional verdict")

@@ -172,7 +172,9 @@ def check_logprobs(wanted: LogprobsRequest, features: frozenset[Feature]) -> Non
         )
     if not 0 <= wanted.num_top <= MAX_TOP_LOGPROBS:
         raise InvalidRequest(
-            f"{wanted.num_top} is not in 0..{MAX_TOP_LOGPROBS}", field="logprobs.num_top", cure="ask for fewer"
+            f"{wanted.num_top} is not in 0..{MAX_TOP_LOGPROBS}",
+            field="logprobs.num_top",
+            cure="ask for fewer",
         )
 
 

@@ -386,7 +386,7 @@ class VerifierSession:
 def _logprobs(
     draft: Draft, judgement: Judgement, rows: TargetRows, num_top: int
 ) -> tuple[TokenLogprobs, ...]:
-    """Of every token that a judgement commits. Node `i` follows row `i + 1`, and the row it was judged by is its parent's."""
+    """Of every token that a judgement commits: row 0 judged the first, row `i + 1` what follows node `i`."""
     path = draft.path(judgement.num_accepted, judgement.accepted_node)
     token_ids = [draft.token_ids[node] for node in path]
     if judgement.next_token_id is not None:

@@ -140,5 +140,3 @@ def predicted(drafter: Drafter | None, prediction_token_ids: Sequence[int]) -> D
         return drafter
     copying = PredictionDrafter(prediction_token_ids)
     return copying if drafter is None else _PredictedDrafter("predicted", (copying, drafter))
-
-
