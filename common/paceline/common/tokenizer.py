@@ -49,7 +49,13 @@ class Tokenizer:
 
         Args:
             as_is: add none, for the text is the beginning of nothing or has them written out.
+        Raises:
+            InvalidRequest: it holds half characters, which JSON can say and no text has.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest("not valid Unicode", field="prompt", cure="send UTF-8 text") from None
         return tuple(self._tokenizer.encode(text, add_special_tokens=not as_is).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:

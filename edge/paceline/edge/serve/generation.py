@@ -130,7 +130,7 @@ def generation_request(
     stop_token_ids = template.stop_token_ids
     if isinstance(fields, Repeated):
         stop_token_ids = (*stop_token_ids, *fields.stop_token_ids)
-        more |= {"logit_bias": _biases(fields.logit_bias)} if fields.logit_bias else {}
+        more |= {"logit_bias": _biases(endpoint, fields.logit_bias)} if fields.logit_bias else {}
     sampling = replace(template.sampling, **more)
     room = endpoint.client.verifier.max_context - len(prompt) if endpoint.client.verifier else None
     usual = template.max_new_tokens if room is None else min(template.max_new_tokens, max(room, 1))
@@ -150,9 +150,11 @@ def generation_request(
     )
 
 
-def _biases(biases: dict[str, float]) -> dict[int, float]:
+def _biases(endpoint: Endpoint, biases: dict[str, float]) -> dict[int, float]:
+    verifier = endpoint.client.verifier
+    vocab_size = verifier.vocab_size if verifier is not None else 1 << 32
     for name in biases:
-        if not (name.isascii() and name.isdecimal() and len(name) <= 10 and int(name) < 1 << 32):
+        if not (name.isascii() and name.isdecimal() and len(name) <= 10 and int(name) < vocab_size):
             raise refusal(f"{shown(name)!r} is no token id", "logit_bias")
     return {int(name): bias for name, bias in biases.items()}
 
