@@ -70,3 +70,11 @@ def test_concurrent_texts_equal_texts_written_alone(pair: "TinyPair") -> None:
     assert all(row["mismatches"] == 0 for row in found["rows"])
     live, recorded = (row["acceptance_rate"] for row in found["rows"][1:3])
     assert live == recorded
+
+
+def test_the_endpoint_writes_what_the_client_writes(pair: "TinyPair") -> None:
+    """Both are timed, text by text."""
+    found = bench("endpoint", *models(pair))
+    assert found["mismatches"] == 0
+    assert found["tokens_per_s"]["pairs"] == 2
+    assert found["endpoint_first_s"]["median"] > 0

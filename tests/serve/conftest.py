@@ -68,7 +68,9 @@ class Running:
         is_json = found.get("content-type", "").startswith("application/json")
         return reply.status, found, json.loads(data) if is_json else data.decode()
 
-    def alone(self, prompt: str, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, **more: Any) -> str:
+    def alone(
+        self, prompt: str, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, **more: Any
+    ) -> str:
         """What the target writes alone, by a loop that knows nothing of sessions."""
         params = SamplingParams(temperature, **more)
         text = list(self.tokenizer.encode(prompt, as_is=True))

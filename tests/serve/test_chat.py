@@ -100,7 +100,12 @@ def test_a_stop_string_cuts_the_text_exactly(client, endpoint, stream) -> None:
     for start, length in ((5, 1), (len(whole) // 2, 3), (len(whole) - 7, 5)):
         stop = whole[start : start + length]
         reply = client.chat.completions.create(
-            model="table", messages=USER, temperature=0, max_tokens=48, stop=["never\x00", stop], stream=stream
+            model="table",
+            messages=USER,
+            temperature=0,
+            max_tokens=48,
+            stop=["never\x00", stop],
+            stream=stream,
         )
         if stream:
             chunks = [one.choices[0] for one in reply if one.choices]
@@ -134,7 +139,11 @@ def test_logprobs_are_the_target_s_own(client, endpoint) -> None:
         model="table", messages=USER, max_tokens=8, temperature=0.7, seed=1, logprobs=True, stream=True
     )
     found = [
-        one for chunk in streamed for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content
+        one
+        for chunk in streamed
+        for choice in chunk.choices
+        if choice.logprobs
+        for one in choice.logprobs.content
     ]
     assert [one.logprob for one in found] == pytest.approx([one.logprob for one in content])
 
@@ -164,7 +173,9 @@ def test_a_prediction_saves_passes_and_is_counted(client, endpoint) -> None:
     right = ask(whole)
     assert right.choices[0].message.content == whole
     details = right.usage.completion_tokens_details
-    assert details.accepted_prediction_tokens > 20  # a table's text is rarely what the tokenizer would make of it
+    assert (
+        details.accepted_prediction_tokens > 20
+    )  # a table's text is rarely what the tokenizer would make of it
     parts = ask([{"type": "text", "text": "nothing of "}, {"type": "text", "text": "the kind"}])
     assert parts.choices[0].message.content == whole
     details = parts.usage.completion_tokens_details
@@ -190,7 +201,7 @@ def test_a_reply_says_how_it_came_about(serve) -> None:
 
 
 def test_messages_of_earlier_replies_are_taken_back(client, endpoint) -> None:
-    """With all the nulls and empty lists that clients echo; parts of text are joined, developers speak as the system."""
+    """With all the nulls and empty lists that clients echo; parts are joined, developers speak as the system."""
     first = client.chat.completions.create(model="table", messages=USER, temperature=0, max_tokens=4)
     said = first.choices[0].message
     messages = [

@@ -60,7 +60,10 @@ def test_a_prompt_s_probabilities_are_told(client, endpoint) -> None:
     for token, offset in zip(told.tokens, told.text_offset, strict=True):
         assert reply.text.startswith(token, offset)
     for token, logprob, top in zip(
-        told.tokens[num_prompt:], told.token_logprobs[num_prompt:], told.top_logprobs[num_prompt:], strict=True
+        told.tokens[num_prompt:],
+        told.token_logprobs[num_prompt:],
+        told.top_logprobs[num_prompt:],
+        strict=True,
     ):
         assert max(top.values()) == top[token] == pytest.approx(logprob)
         assert len(top) == 2

@@ -115,7 +115,11 @@ def test_other_names_and_other_pages_are_kept_out(endpoint, serve) -> None:
 def test_a_key_is_asked_for(serve) -> None:
     """Everywhere but for health."""
     with serve(api_key="correct horse battery") as locked:
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic correct horse battery"}):
+        for given in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Basic correct horse battery"},
+        ):
             for path in ("/v1/models", "/metrics", "/privacy", "/version", "/openapi.json"):
                 status, headers, reply = locked.ask("GET", path, headers=given)
                 assert (status, headers["www-authenticate"]) == (401, "Bearer")
@@ -132,7 +136,9 @@ def test_long_bodies_are_refused(serve) -> None:
         status, _, reply = small.ask("POST", PLAIN, {"prompt": "a" * 2000})
         assert (status, reply["error"]["code"]) == (413, "too_large")
         chunked = b"7d0\r\n" + b'{"prompt": "' + b"a" * 1988 + b"\r\n0\r\n\r\n"
-        status, _, reply = small.ask("POST", PLAIN, chunked, {"Transfer-Encoding": "chunked", "Content-Length": ""})
+        status, _, reply = small.ask(
+            "POST", PLAIN, chunked, {"Transfer-Encoding": "chunked", "Content-Length": ""}
+        )
         assert status in (400, 413)
 
 
@@ -141,7 +147,10 @@ def test_every_reply_has_the_request_s_id(endpoint) -> None:
     assert endpoint.ask("GET", "/version", headers={"X-Request-ID": "mine"})[1]["x-request-id"] == "mine"
     status, headers, _ = endpoint.ask("POST", CHAT, {}, {"X-Request-ID": "mine"})
     assert (status, headers["x-request-id"]) == (400, "mine")
-    assert endpoint.ask("GET", "/version", headers={"Host": "x", "X-Request-ID": "mine"})[1]["x-request-id"] == "mine"
+    assert (
+        endpoint.ask("GET", "/version", headers={"Host": "x", "X-Request-ID": "mine"})[1]["x-request-id"]
+        == "mine"
+    )
     assert len(endpoint.ask("GET", "/version", headers={"X-Request-ID": "x" * 65})[1]["x-request-id"]) == 24
     body = {"prompt": "a", "max_tokens": 1}
     _, _, reply = endpoint.ask("POST", PLAIN, body, {"X-Request-ID": "mine"})

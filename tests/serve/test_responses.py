@@ -55,7 +55,8 @@ def test_a_stream_has_the_api_s_events(client, endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("previous_response_id", "resp_1"), ("tools", [{"type": "web_search"}]), ("store", True)]
+    ("field", "value"),
+    [("previous_response_id", "resp_1"), ("tools", [{"type": "web_search"}]), ("store", True)],
 )
 def test_what_is_not_served_is_named(client, field, value) -> None:
     """Nothing is stored, and no tool is called."""

@@ -354,6 +354,35 @@ def cascade(
     _report(measure, bench.cascade_table, as_json)
 
 
+@app.command("endpoint")
+def endpoint(
+    target: Target = None,
+    draft_model: DraftModel = None,
+    drafter: DrafterKind = "onnx",
+    prompts: Prompts = None,
+    num_prompts: NumPrompts = 24,
+    max_new_tokens: MaxNewTokens = 96,
+    verify_floor_ms: Annotated[
+        float, typer.Option(min=0, help="Slow the target down to so much a pass.")
+    ] = 30.0,
+    mode: Annotated[str, typer.Option(help="Of both.", envvar="PACELINE_MODE")] = "auto",
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    quick: Quick = False,
+    as_json: AsJson = False,
+) -> None:
+    """The local endpoint beside the client it stands before: speed, and time to the first token."""
+    with _extras():
+        from paceline.benchmarks import endpoint as bench
+
+    settings = bench.EndpointSettings(num_prompts, max_new_tokens, verify_floor_ms, mode, temperature, seed)
+    if quick:
+        settings = replace(settings, num_prompts=2, max_new_tokens=24, verify_floor_ms=0.0)
+    texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+    pair = _pair(target, draft_model, drafter)
+    _report(lambda progress: bench.endpoint(pair, texts, settings, progress), bench.endpoint_table, as_json)
+
+
 @contextmanager
 def _extras() -> Iterator[None]:
     """Benchmarks need both ends; who installed one of them is told how to get the other."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paceline.common.errors import InvalidRequest
+from paceline.common.hops.grpc import check_address
 from paceline.common.tokens import SamplingParams
 from paceline.edge.request import GenerationRequest
 
@@ -56,8 +57,9 @@ class ServeConfig:
         """Refuse what gives the device away.
 
         Raises:
-            InvalidRequest: open to other machines without a key, or a key that can be guessed.
+            InvalidRequest: no address; open to other machines without a key, or with one that can be guessed.
         """
+        check_address(self.listen, "listen")
         if not self.is_loopback and not self.api_key and not self.insecure_listen:
             raise InvalidRequest(
                 f"{self.listen} can be reached from other machines",

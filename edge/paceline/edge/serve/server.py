@@ -10,7 +10,6 @@ from typing import Any
 import uvicorn
 
 from paceline.common.errors import InvalidRequest
-from paceline.common.hops.grpc import check_address
 from paceline.edge.serve.app import make_app
 from paceline.edge.serve.endpoint import Endpoint
 
@@ -31,7 +30,6 @@ class EndpointServer:
 
     def __init__(self, endpoint: Endpoint, *, version: str, verifier: str = "") -> None:
         config = endpoint.config
-        check_address(config.listen, "listen")
         config.check()
         self._endpoint = endpoint
         self._socket = _listen(config.listen)
