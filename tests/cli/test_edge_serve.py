@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from paceline.cli.endpoint import READY_PREFIX
+from paceline.cli.verifier_process import endpoint_process
 
 PROMPT = "def read_lines(path):"
 
@@ -23,26 +24,25 @@ def started(start, *options: object) -> tuple["subprocess.Popen[str]", str]:
     return process, line.removeprefix(READY_PREFIX).strip()
 
 
-@pytest.fixture
-def url(start, verifier, pico) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def url(verifier, pico) -> Iterator[str]:
     """An endpoint before the shipped target."""
-    _, url = started(start, "--verifier", verifier, "--draft-model", pico)
-    return url
+    with endpoint_process(verifier, ["--draft-model", str(pico)]) as endpoint:
+        yield endpoint.address
 
 
 def test_texts_are_those_of_the_command_and_of_the_target(url, paceline, verifier, pico, models) -> None:
     """Greedy and sampled, at the same seed; a chat's is that of its rendered prompt."""
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        for temperature in (0, 0.8):
-            for mode in ("auto", "cloud"):
-                done = paceline(
-                    "edge", "generate", "--verifier", verifier, "--draft-model", pico, "--prompt", PROMPT,
-                    "--max-new-tokens", 32, "--temperature", temperature, "--seed", 7, "--json", "--mode", mode,
-                )  # fmt: skip
-                text = json.loads(done.out)["text"]
-                options = {"model": "base", "temperature": temperature, "seed": 7, "max_tokens": 32}
-                reply = client.completions.create(prompt=PROMPT, **options)
-                assert reply.choices[0].text == text
+        for temperature, mode in ((0, "auto"), (0.8, "cloud")):
+            done = paceline(
+                "edge", "generate", "--verifier", verifier, "--draft-model", pico, "--prompt", PROMPT,
+                "--max-new-tokens", 32, "--temperature", temperature, "--seed", 7, "--json", "--mode", mode,
+            )  # fmt: skip
+            text = json.loads(done.out)["text"]
+            options = {"model": "base", "temperature": temperature, "seed": 7, "max_tokens": 32}
+            reply = client.completions.create(prompt=PROMPT, **options)
+            assert reply.choices[0].text == text
             messages = [{"role": "user", "content": PROMPT}]
             chat = client.chat.completions.create(messages=messages, **options)
             assert chat.choices[0].message.content == text

@@ -142,8 +142,9 @@ def test_long_bodies_are_refused(serve) -> None:
         assert status in (400, 413)
 
 
-def test_every_reply_has_the_request_s_id(endpoint) -> None:
-    """The caller's own where it fits, refusals included; else a new one."""
+def test_every_reply_has_the_request_s_id(endpoint, caplog) -> None:
+    """The caller's own where it fits, refusals included; else a new one. The verifier's log has it too."""
+    caplog.set_level("INFO", "paceline.cloud.desk")
     assert endpoint.ask("GET", "/version", headers={"X-Request-ID": "mine"})[1]["x-request-id"] == "mine"
     status, headers, _ = endpoint.ask("POST", CHAT, {}, {"X-Request-ID": "mine"})
     assert (status, headers["x-request-id"]) == (400, "mine")
@@ -156,6 +157,7 @@ def test_every_reply_has_the_request_s_id(endpoint) -> None:
     _, _, reply = endpoint.ask("POST", PLAIN, body, {"X-Request-ID": "mine"})
     assert reply["id"] == "cmpl-mine"
     assert reply["paceline"]["request_id"] == "mine"
+    assert "request 'mine'" in caplog.text
 
 
 def test_too_many_requests_are_told_when_to_come_back(serve) -> None:

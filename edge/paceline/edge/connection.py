@@ -61,7 +61,7 @@ def connect(
 
     Args:
         verifier: `HOST:PORT`; none leaves mode `local`.
-        draft_model: an exported or Hugging Face folder; None drafts nothing (mode `cloud`), where the drafter needs one.
+        draft_model: an exported or Hugging Face folder; None drafts nothing, if the drafter needs one (mode `cloud`).
         tokenizer: a folder or `tokenizer.json`; default: the draft model's.
         drafter: a drafter's name, installed ones included.
         calling: certificates and token; without, a plain link.
