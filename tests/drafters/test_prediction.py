@@ -34,6 +34,14 @@ def test_it_writes_the_prediction_until_the_text_departs() -> None:
     assert session.propose(9).token_ids == (8, 9, 10, 5, 6, 7, 3, 4)
 
 
+def test_of_two_places_the_later_one_is_taken_up() -> None:
+    """A text that leaves a passage for one that stands in the prediction before and after goes on after it."""
+    expected = (10, 11, 12, 20, 10, 11, 13, 21, 10, 11, 12, 22)
+    session = PredictionDrafter(expected).start((1, 2), Chooser(Rule.GREEDY, SamplingParams(), 0, 64))
+    session.observe(2, (10, 11, 12, 20, 10, 11, 12))
+    assert session.propose(4).token_ids == (22,)
+
+
 def test_what_was_expected_is_counted() -> None:
     """Tokens that stood where the prediction had them, whoever wrote them first."""
     assert count_accepted(EXPECTED, EXPECTED) == len(EXPECTED)

@@ -13,15 +13,17 @@ PATIENCE_S = 30.0
 
 def test_a_reader_that_leaves_ends_its_text(serve) -> None:
     """On the verifier too, long before the text would have ended; a caller that waits for a whole text likewise."""
-    with serve(step_s=0.02) as running, running.openai() as client:
-        stream = client.completions.create(model="table", prompt="a", max_tokens=1500, stream=True)
+    with serve(step_s=0.02, mode="cloud") as running, running.openai() as client:
+        stream = client.completions.create(
+            model="table", prompt="a", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+        )
         next(iter(stream))
         assert running.verifier.num_sessions == 1
         stream.close()
         running.settled()
         host, _, port = urlsplit(running.url).netloc.partition(":")
         with socket.create_connection((host, int(port))) as link:
-            body = b'{"prompt": "a", "max_tokens": 1500}'
+            body = b'{"prompt": "a", "max_tokens": 1500, "ignore_eos": true}'
             link.sendall(
                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
