@@ -23,7 +23,10 @@ def test_its_client_gets_the_target_s_figures(verifier, models, monkeypatch) -> 
     model = AutoModelForCausalLM.from_pretrained(models / "base", dtype=torch.float32)
     lines = (models / "prompts" / "heldout.jsonl").read_text().splitlines()[:PROMPTS]
     prompts = [json.loads(line)["prompt"] for line in lines]
-    pairs = [(prompt[:-12], prompt[-12:]) for prompt in prompts]
+    contexts = [
+        prompt[:-12].rstrip() for prompt in prompts
+    ]  # lm-eval counts spaces between to the continuation
+    pairs = [(context, prompt[len(context) :]) for context, prompt in zip(contexts, prompts, strict=True)]
     with endpoint_process(verifier, ["--draft-model", str(models / "pico")]) as served:
         client = client_of(
             model="base", base_url=f"{served.address}/completions", tokenizer=str(models / "base"),
@@ -35,7 +38,9 @@ def test_its_client_gets_the_target_s_figures(verifier, models, monkeypatch) -> 
             [instance("generate_until", {}, (prompt, options), 0) for prompt in prompts]
         )
     for (context, continuation), (logprob, is_greedy) in zip(pairs, scored, strict=True):
-        whole, start = tokenizer(context + continuation).input_ids, len(tokenizer(context).input_ids)
+        before = tokenizer(context).input_ids
+        start = len(before)
+        whole = before + tokenizer(context + continuation).input_ids[start:]  # what lm-eval sends
         with torch.no_grad():
             law = model(torch.tensor([whole])).logits[0].log_softmax(-1)
         told = [float(law[at - 1, whole[at]]) for at in range(start, len(whole))]
