@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from paceline.cloud.config import VerifierConfig
-from paceline.common.errors import InvalidRequest, Unreachable
+from paceline.common.errors import InternalError, InvalidRequest, Unreachable
 from paceline.edge.serve.config import ServeConfig
 
 USER = [{"role": "user", "content": "a"}]
@@ -207,7 +207,7 @@ def test_an_error_in_the_middle_is_the_stream_s_last_event(serve, monkeypatch) -
         stream = client.completions.create(model="table", prompt="a", max_tokens=400, stream=True)
         events = iter(stream)
         next(events)
-        running.verifier.stop()
+        running.verifier._runner.submit(lambda: running.verifier._desk.fail_all(InternalError("a bug")))
         with pytest.raises(openai.APIError):
             list(events)
 

@@ -187,7 +187,15 @@ async def _serve(
     client = edge.client(addresses, model, calling)
     endpoint = Endpoint(client, model.tokenizer, template, config, draft_name=model.tokenizer_dir.name)
     server = EndpointServer(endpoint, version=software_version(), verifier=", ".join(addresses))
-    notes = Console(stderr=True, highlight=False)
+    asking = asyncio.create_task(_say_what_is_missing(endpoint))
+    try:
+        await serve_until_signal(server, lambda url: print(f"{READY_PREFIX}{url}", flush=True))
+    finally:
+        asking.cancel()
+
+
+async def _say_what_is_missing(endpoint: Any) -> None:
+    """One line on stderr if no verifier answers yet; the endpoint listens all the same."""
     if not (health := await endpoint.health()).is_well:
+        notes = Console(stderr=True, highlight=False)
         notes.print(f"[yellow]not ready yet[/]: {escape(health.reason)}; /health says when it is")
-    await serve_until_signal(server, lambda url: print(f"{READY_PREFIX}{url}", flush=True))
