@@ -1,5 +1,7 @@
 """What is refused, how, and that it harms nobody."""
 
+from dataclasses import replace
+
 import openai
 import pytest
 
@@ -266,3 +268,22 @@ def test_metrics_tell_of_texts_and_refusals(serve) -> None:
             'paceline_verifier_up{hop="edge"} 1.0',
         ):
             assert line in text
+
+
+def test_one_that_may_begin_alone_keeps_its_name(serve, monkeypatch) -> None:
+    """With `offline` it is well without a verifier, says what nobody verified, and knows both names once there is one."""
+    template = replace(ServeConfig().template, offline=True)
+    with serve(template=template) as running, running.openai() as client:
+
+        async def gone() -> None:
+            raise Unreachable("nobody answers", field="verifier")
+
+        monkeypatch.setattr(running.endpoint.client._hop, "describe", gone)
+        assert running.ask("GET", "/health")[0] == 200
+        assert [one.id for one in client.models.list()] == ["pico"]
+        monkeypatch.undo()
+        running.endpoint._checked_s = float("-inf")
+        assert running.ask("GET", "/health")[2]["model"] == "table"
+        assert [one.id for one in client.models.list()] == ["table", "pico"]
+        reply = client.completions.create(model="pico", prompt="a", max_tokens=4, temperature=0)
+        assert reply.model_extra["paceline"]["verified"] is True

@@ -119,8 +119,9 @@ class Endpoint:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """All names callers may give it."""
-        return tuple(dict.fromkeys((self.model_name, *self.config.model_names)))
+        """All names callers may give it. One that began without a verifier goes on by the name it had then."""
+        alone = (self._draft_name,) if self.config.template.offline else ()
+        return tuple(dict.fromkeys((self.model_name, *self.config.model_names, *alone)))
 
     def require_model(self, name: str | None) -> str:
         """The name to answer with.
