@@ -271,7 +271,7 @@ def test_metrics_tell_of_texts_and_refusals(serve) -> None:
 
 
 def test_one_that_may_begin_alone_keeps_its_name(serve, monkeypatch) -> None:
-    """With `offline` it is well without a verifier, says what nobody verified, and knows both names once there is one."""
+    """With `offline` it is well without a verifier, and answers to both names once there is one."""
     template = replace(ServeConfig().template, offline=True)
     with serve(template=template) as running, running.openai() as client:
 
