@@ -1,6 +1,7 @@
 """Requests made up from the endpoint's own OpenAPI document: none of them breaks anything."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import schemathesis
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
 from paceline.cloud.config import VerifierConfig
+from paceline.edge.serve.config import ServeConfig
 
 SHORT = {"max_tokens": 4, "max_completion_tokens": 4, "max_output_tokens": 4}
 
@@ -25,7 +27,8 @@ def test_the_document_is_served(endpoint) -> None:
 @pytest.mark.parametrize("count", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_generated_request_fails_here(serve, count) -> None:
     """Valid ones and wrong ones over all routes: no status of 500 or above, and JSON errors in the API's shape."""
-    with serve(verifier=VerifierConfig(max_sessions=200), max_concurrent=200) as running:
+    brief = replace(ServeConfig().template, max_new_tokens=4)
+    with serve(verifier=VerifierConfig(max_sessions=200), max_concurrent=200, template=brief) as running:
         schema = schemathesis.openapi.from_dict(running.ask("GET", "/openapi.json")[2])
         operations = [one for found in schema.get_all_operations() if _says_something(one := found.ok())]
         seen: dict[int, int] = {}

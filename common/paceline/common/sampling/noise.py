@@ -129,13 +129,16 @@ def gumbel_pick(law: Law, seed: int, position: int) -> int:
     if len(token_ids) == 1:
         return int(token_ids[0])
     values = token_uniforms(seed, position, token_ids)
-    if len(token_ids) < _LAZY_FROM:
-        return int(token_ids[(np.log1p(-values) / probs).argmax()])
-    bounds = values / probs
-    first = bounds.argmin()
-    within = (bounds <= -np.log1p(-values[first]) / probs[first]).nonzero()[0]
-    ratios = np.log1p(-values[within]) / probs[within]
-    return int(token_ids[within[ratios.argmax()]])
+    with np.errstate(
+        over="ignore"
+    ):  # at low temperatures a probability may be so small that its ratio is infinite
+        if len(token_ids) < _LAZY_FROM:
+            return int(token_ids[(np.log1p(-values) / probs).argmax()])
+        bounds = values / probs
+        first = bounds.argmin()
+        within = (bounds <= -np.log1p(-values[first]) / probs[first]).nonzero()[0]
+        ratios = np.log1p(-values[within]) / probs[within]
+        return int(token_ids[within[ratios.argmax()]])
 
 
 def inverse_cdf(law: Law, u: float) -> int:
