@@ -95,3 +95,11 @@ def test_the_excess_is_refused_and_keeps_to_it() -> None:
     assert crowded["told_s"]["p50"] > 0
     assert all(phase["hurried"] == phase["num_unhealthy"] == 0 for phase in found["phases"])
     assert all(not phase["failed"] for phase in found["phases"])
+
+
+def test_the_endpoint_writes_what_the_client_writes(pair: "TinyPair") -> None:
+    """Both are timed, text by text."""
+    found = bench("endpoint", *models(pair))
+    assert found["mismatches"] == 0
+    assert found["tokens_per_s"]["pairs"] == 2
+    assert found["endpoint_first_s"]["median"] > 0

@@ -15,6 +15,7 @@ COMMANDS = (
     ("edge",),
     ("edge", "generate"),
     ("edge", "chat"),
+    ("edge", "serve"),
     ("models",),
     ("topology",),
     ("topology", "check"),

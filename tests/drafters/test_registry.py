@@ -98,3 +98,20 @@ assert heavy == ({{"onnxruntime"}} if {kind!r} == "onnx" else set()), heavy
 """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_an_installed_package_s_drafter_is_found(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what pip writes down of a package, and nothing else; its options are checked like any other's."""
+    (tmp_path / "somebodys.py").write_text(
+        "from paceline.edge.drafters.ngram import NgramDrafter\n\n\n"
+        "def make(*, longest: int = 4):\n    return NgramDrafter(min_ngram=1, max_ngram=longest)\n"
+    )
+    metadata = tmp_path / "somebodys-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[paceline.drafters]\nlookup = somebodys:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "lookup" in drafter_names()
+    assert load_drafter("lookup", {"longest": 6}).name == "ngram"
+    with pytest.raises(InvalidRequest, match="did you mean 'longest'"):
+        load_drafter("lookup", {"longst": 6})

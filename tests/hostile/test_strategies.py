@@ -25,7 +25,7 @@ from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import LATTICE, QuantisedLaw
 from paceline.common.sampling.rows import NumpyLogitRows
 from paceline.common.session import EdgeSession, Limits, VerifierSession
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import Draft, How, Rule, SamplingParams
 
 VOCAB, LENGTH, PROMPT = 16, 3, (1, 2)

@@ -19,7 +19,7 @@ from paceline.common import logs
 from paceline.common.errors import Unauthenticated
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.edge.client import Client
 from paceline.edge.request import GenerationRequest
 

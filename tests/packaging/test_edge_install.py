@@ -22,13 +22,14 @@ print(json.dumps({
 }))
 """
 """Runs a command from a small process: a child's peak counts the memory of whoever started it."""
-FORBIDDEN = ("torch", "transformers", "onnxruntime-genai", "safetensors")
+FORBIDDEN = ("torch", "transformers", "onnxruntime-genai", "safetensors", "openai")
 
 
 def test_the_edge_extra_brings_no_torch(device, device_environment) -> None:
     """Neither torch nor transformers nor an exporter is installed, and every module of the edge can be imported."""
     script = """
 import importlib.metadata, json, paceline.cli.main, paceline.edge.client, paceline.edge.drafters.onnx
+import paceline.edge.serve.server
 print(json.dumps([one.metadata["Name"].lower() for one in importlib.metadata.distributions()]))
 print(paceline.edge.client.__file__)
 """
@@ -38,7 +39,7 @@ print(paceline.edge.client.__file__)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     names, where = done.stdout.splitlines()
-    assert "onnxruntime" in json.loads(names)
+    assert {"onnxruntime", "fastapi", "uvicorn"} <= set(json.loads(names))
     assert not set(FORBIDDEN) & set(json.loads(names))
     assert "site-packages" in where
 

@@ -11,6 +11,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SAYS = {
     "01_one_process.py": ("drafted tokens accepted", "same text as the target alone: True"),
     "02_two_processes.py": ("def read_lines(path):", "48 tokens in", "passes of the target"),
+    "04_from_names.py": ("the same either way: True", "sampled:"),
+    "05_openai_client.py": ("48 tokens; of", "stand"),
     "03_my_drafter.py": ("keeps every promise", "same text as the target alone: True"),
 }
 

@@ -161,6 +161,15 @@ def test_the_lazy_pick_is_the_brute_force_one(support: int, peaked: bool) -> Non
         assert gumbel_pick(law, 17, position) == brute
 
 
+@pytest.mark.parametrize("support", [3, 100])
+def test_probabilities_that_are_next_to_nothing_do_no_harm(support: int) -> None:
+    """At low temperatures a ratio may overflow; that token is then simply not picked, and nobody is warned."""
+    probs = np.full(support, 5e-324)
+    probs[1] = 1.0
+    law = Law(np.arange(support), probs)
+    assert {gumbel_pick(law, 7, position) for position in range(50)} == {1}
+
+
 def test_a_law_of_one_token_needs_no_noise() -> None:
     """A certain token is picked whatever the noise."""
     assert gumbel_pick(Law(np.array([123]), np.array([1.0])), 1, 2) == 123

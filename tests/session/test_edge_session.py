@@ -19,7 +19,7 @@ from paceline.common.messages import (
 )
 from paceline.common.prefix import Prefix
 from paceline.common.session import EdgePhase, EdgeSession, Limits, Steered, SteeredSession, VerifierSession
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
 
 STOP = 9

@@ -38,7 +38,7 @@ from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling, TlsFiles
 from paceline.common.messages import ErrorMessage, Open
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter

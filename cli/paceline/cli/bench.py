@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from typer.core import TyperGroup
 
-from paceline.common.errors import MissingDependency
+from paceline.cli import bench_service
+from paceline.cli.bench_options import (
+    AsJson,
+    DrafterKind,
+    DraftModel,
+    MaxNewTokens,
+    NumPrompts,
+    NumSpeculativeTokens,
+    Prompts,
+    Quick,
+    Seed,
+    Target,
+    Temperature,
+    extras,
+    pair_of,
+    report,
+    texts_of,
+)
 
 if TYPE_CHECKING:
-    from paceline.benchmarks.pair import Pair
+    pass
 
 _DEFAULT = "compare"
-_FILE_WIDTH = 140
 
 
 class _Group(TyperGroup):
@@ -36,38 +50,6 @@ app = typer.Typer(
     cls=_Group,
     help="Measure Paceline beside what you would use instead. Without a sub-command: compare.",
 )
-
-Target = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the target model. Default: the shipped base.", envvar="PACELINE_BENCH_TARGET"
-    ),
-]
-DraftModel = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the draft model. Default: the shipped pico.", envvar="PACELINE_DRAFT_MODEL"),
-]
-DrafterKind = Annotated[str, typer.Option(help="The edge's drafter.", envvar="PACELINE_DRAFTER")]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSON lines with the key prompt. Default: the shipped ones, else a few built in.",
-        envvar="PACELINE_BENCH_PROMPTS",
-    ),
-]
-NumPrompts = Annotated[int, typer.Option(min=1, help="Prompts to run.", envvar="PACELINE_BENCH_NUM_PROMPTS")]
-MaxNewTokens = Annotated[int, typer.Option(min=8, help="Tokens per text.", envvar="PACELINE_MAX_NEW_TOKENS")]
-NumSpeculativeTokens = Annotated[
-    int, typer.Option(min=1, help="Tokens per block, fixed.", envvar="PACELINE_BENCH_NUM_SPECULATIVE_TOKENS")
-]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.", envvar="PACELINE_TEMPERATURE")]
-Seed = Annotated[int, typer.Option(min=0, help="Of order, texts and intervals.", envvar="PACELINE_SEED")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="A small run: does it work?", envvar="PACELINE_BENCH_QUICK")
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout.", envvar="PACELINE_BENCH_JSON")
-]
 
 
 @app.command("compare")
@@ -97,17 +79,17 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """The same texts from transformers (alone, assisted) and Paceline, in turn; speed, bytes, memory, cold start."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import compare as bench
         from paceline.benchmarks.tables import compare_tables
 
     settings = bench.Settings(num_prompts, max_new_tokens, tuple(temperature), tuple(mode), cold_starts, seed)
     if quick:
         settings = replace(settings, num_prompts=2, max_new_tokens=24, cold_starts=1)
-    pair = _pair(target, draft_model, drafter)
-    texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
+    pair = pair_of(target, draft_model, drafter)
+    texts = texts_of(prompts, "heldout.jsonl", settings.num_prompts)
     settings = replace(settings, num_prompts=len(texts))
-    _report(lambda progress: bench.compare(pair, texts, settings, progress), compare_tables, as_json)
+    report(lambda progress: bench.compare(pair, texts, settings, progress), compare_tables, as_json)
 
 
 @app.command("context")
@@ -127,7 +109,7 @@ def context(
     as_json: AsJson = False,
 ) -> None:
     """Time per round beside the models, at several lengths of context: it should not grow."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import context as bench
         from paceline.benchmarks.tables import context_table
 
@@ -136,9 +118,9 @@ def context(
     )
     if quick:
         settings = replace(settings, num_prompts=1, max_new_tokens=24)
-    pair = _pair(target, draft_model, "onnx")
-    texts = _texts(prompts, "long.jsonl", max(settings.num_prompts, 8))
-    _report(lambda progress: bench.context(pair, texts, settings, progress), context_table, as_json)
+    pair = pair_of(target, draft_model, "onnx")
+    texts = texts_of(prompts, "long.jsonl", max(settings.num_prompts, 8))
+    report(lambda progress: bench.context(pair, texts, settings, progress), context_table, as_json)
 
 
 @app.command("vocab")
@@ -157,7 +139,7 @@ def vocab(
     as_json: AsJson = False,
 ) -> None:
     """Sampling, acceptance and wire at a large vocabulary, by rule; tiny random models made on the fly."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import vocabulary as bench
         from paceline.benchmarks.tables import vocabulary_table
 
@@ -165,7 +147,7 @@ def vocab(
     settings = bench.VocabSettings(vocab_size, top_p, heats, max_new_tokens, num_speculative_tokens, seed)
     if quick:
         settings = replace(settings, max_new_tokens=24)
-    _report(lambda progress: bench.vocabulary(settings, progress), vocabulary_table, as_json)
+    report(lambda progress: bench.vocabulary(settings, progress), vocabulary_table, as_json)
 
 
 @app.command("concurrency")
@@ -186,18 +168,18 @@ def concurrency(
     as_json: AsJson = False,
 ) -> None:
     """Many sessions on one verifier: throughput, round times, and texts equal to those written alone."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import concurrency as bench
         from paceline.benchmarks.tables import concurrency_table
 
     if quick:
         num_prompts, max_new_tokens, sessions = 2, 24, [1, 4]
-    pair = _pair(target, draft_model, drafter)
-    texts = _texts(prompts, "heldout.jsonl", num_prompts)
+    pair = pair_of(target, draft_model, drafter)
+    texts = texts_of(prompts, "heldout.jsonl", num_prompts)
     settings = bench.ConcurrencySettings(
         tuple(sessions), len(texts), max_new_tokens, num_speculative_tokens, temperature, seed
     )
-    _report(lambda progress: bench.concurrency(pair, texts, settings, progress), concurrency_table, as_json)
+    report(lambda progress: bench.concurrency(pair, texts, settings, progress), concurrency_table, as_json)
 
 
 @app.command("link")
@@ -242,7 +224,7 @@ def link(
     as_json: AsJson = False,
 ) -> None:
     """Every mode at every round trip: local, cloud, co-located, sync, one block ahead, stream and auto, in turn."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import link as bench
         from paceline.benchmarks.link_report import link_html, link_tables
     from paceline.common.speed.costs import Costs
@@ -260,15 +242,15 @@ def link(
         if virtual:
             costs = Costs(draft_ms / 1e3, verify_ms / 1e3, verify_per_token_ms / 1e3, 0.0, acceptance)
             return bench.virtual_link(costs, settings, progress)
-        texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
-        return bench.link(_pair(target, draft_model, drafter), texts, settings, progress)
+        texts = texts_of(prompts, "heldout.jsonl", settings.num_prompts)
+        return bench.link(pair_of(target, draft_model, drafter), texts, settings, progress)
 
     def show(result: Any) -> RenderableType:
         if html is not None:
             html.write_text(link_html(result), encoding="utf-8")
         return link_tables(result)
 
-    _report(measure, show, as_json)
+    report(measure, show, as_json)
 
 
 @app.command("step")
@@ -283,7 +265,7 @@ def step(
     as_json: AsJson = False,
 ) -> None:
     """How soon mode auto follows a round trip that steps up and back; on a virtual clock, in seconds."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import step as bench
     from paceline.common.speed.costs import Costs
 
@@ -295,33 +277,7 @@ def step(
             html.write_text(bench.step_html(result), encoding="utf-8")
         return bench.step_table(result)
 
-    _report(lambda _: bench.step(settings), show, as_json)
-
-
-@app.command("soak")
-def soak(
-    minutes: Annotated[
-        float, typer.Option(min=0.05, help="How long.", envvar="PACELINE_BENCH_MINUTES")
-    ] = 30.0,
-    at_once: Annotated[
-        int, typer.Option(min=1, help="Streams at a time.", envvar="PACELINE_BENCH_AT_ONCE")
-    ] = 16,
-    seed: Seed = 0,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Streams for long, half of them left in the middle: memory, files, threads, tasks and sessions meanwhile."""
-    with _extras():
-        from paceline.benchmarks import soak as bench
-
-    settings = bench.SoakSettings(minutes, at_once, seed=seed)
-
-    def show(result: Any) -> RenderableType:
-        if html is not None:
-            html.write_text(bench.soak_html(result), encoding="utf-8")
-        return bench.soak_table(result)
-
-    _report(lambda progress: bench.soak(settings, progress), show, as_json)
+    report(lambda _: bench.step(settings), show, as_json)
 
 
 @app.command("cascade")
@@ -359,7 +315,7 @@ def cascade(
     as_json: AsJson = False,
 ) -> None:
     """A chain of three hops beside device and target alone, and beside what the plan said; at every pair of links."""
-    with _extras():
+    with extras():
         from paceline.benchmarks import cascade as bench
     from paceline.common.shipped import models_dir
 
@@ -373,98 +329,11 @@ def cascade(
         )
 
     def measure(progress: Callable[[str], None]) -> Any:
-        texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
-        pair = _pair(target, draft_model, drafter)
+        texts = texts_of(prompts, "heldout.jsonl", settings.num_prompts)
+        pair = pair_of(target, draft_model, drafter)
         return bench.cascade(pair, middle or models_dir() / "mid", texts, settings, progress)
 
-    _report(measure, bench.cascade_table, as_json)
+    report(measure, bench.cascade_table, as_json)
 
 
-@app.command("protections")
-def protections(
-    target: Target = None,
-    draft_model: DraftModel = None,
-    drafter: DrafterKind = "onnx",
-    prompts: Prompts = None,
-    num_prompts: NumPrompts = 24,
-    max_new_tokens: MaxNewTokens = 96,
-    num_speculative_tokens: NumSpeculativeTokens = 5,
-    seed: Seed = 0,
-    quick: Quick = False,
-    as_json: AsJson = False,
-) -> None:
-    """TLS, certificates and tokens, padding: time per round and bytes per token beside none of them, in turn."""
-    with _extras():
-        from paceline.benchmarks import protections as bench
-
-    settings = bench.ProtectionsSettings(num_prompts, max_new_tokens, num_speculative_tokens, seed)
-    if quick:
-        settings = replace(settings, num_prompts=1, max_new_tokens=24)
-    pair = _pair(target, draft_model, drafter)
-    texts = _texts(prompts, "heldout.jsonl", settings.num_prompts)
-    settings = replace(settings, num_prompts=len(texts))
-    _report(
-        lambda progress: bench.protections(pair, texts, settings, progress), bench.protections_table, as_json
-    )
-
-
-@app.command("overload")
-def overload(
-    places: Annotated[int, typer.Option(min=1, help="Sessions the verifier takes.")] = 8,
-    excess: Annotated[int, typer.Option(min=2, help="Clients per place.")] = 10,
-    seconds: Annotated[float, typer.Option(min=1, help="Of the overload.")] = 300.0,
-    step_ms: Annotated[float, typer.Option(min=0, help="What a step of the target sleeps.")] = 20.0,
-    quick: Quick = False,
-    as_json: AsJson = False,
-) -> None:
-    """Ten clients for each place: how soon the others are refused, and what those with a place notice of them."""
-    with _extras():
-        from paceline.benchmarks import overload as bench
-
-    settings = bench.OverloadSettings(places, excess, 2.0 if quick else seconds, step_ms)
-    _report(lambda progress: bench.overload(settings, progress), bench.overload_table, as_json)
-
-
-@contextmanager
-def _extras() -> Iterator[None]:
-    """Benchmarks need both ends; who installed one of them is told how to get the other."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        raise MissingDependency(
-            f"{missing.name} is not installed", field="bench", cure="pip install 'paceline[cloud,edge]'"
-        ) from None
-
-
-def _pair(target: Path | None, draft_model: Path | None, drafter: str) -> Pair:
-    from paceline.benchmarks.pair import choose_pair
-
-    return choose_pair(target, draft_model, drafter)
-
-
-def _texts(file: Path | None, shipped: str, count: int) -> list[str]:
-    from paceline.benchmarks.pair import shipped_prompts
-    from paceline.benchmarks.prompts import load_prompts
-
-    return load_prompts(file or shipped_prompts(shipped), count)
-
-
-def _report(
-    measure: Callable[[Callable[[str], None]], Any], table: Callable[[Any], RenderableType], as_json: bool
-) -> None:
-    """Run with progress on stderr, then print the outcome."""
-    from paceline.benchmarks.machine import machine
-    from paceline.benchmarks.tables import print_warning
-
-    notes = Console(stderr=True, highlight=False)
-    print_warning(machine(), notes)
-    result = measure(lambda line: notes.print(line, style="dim"))
-    shown = table(result)
-    if as_json:
-        print(json.dumps({**asdict(result), "warning": result.machine.warning}, ensure_ascii=False))
-    else:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = _FILE_WIDTH  # nothing is cut in a file
-        console.print(shown)
-        print_warning(result.machine, notes)
+app.add_typer(bench_service.app)

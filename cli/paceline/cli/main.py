@@ -15,7 +15,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # What gRPC's core has to say of a peer that froze is said by our own messages.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from paceline.cli import bench, certs, cloud, demo, doctor, edge, models, top, topology
+from paceline.cli import bench, certs, cloud, demo, doctor, edge, endpoint, models, top, topology
 from paceline.cli.traces import trace_if_asked
 from paceline.cli.version import software_version
 from paceline.cli.written import forget_topologies, hide
@@ -37,6 +37,7 @@ app.add_typer(edge.app, name="edge")
 app.add_typer(models.app, name="models")
 app.add_typer(topology.app, name="topology")
 app.add_typer(certs.app, name="certs")
+edge.app.command("serve")(endpoint.serve)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)

@@ -1,4 +1,4 @@
-"""A verifier, or a relay, in a process of its own, for the demo, benchmarks and tests."""
+"""A verifier, a relay, or an endpoint, in a process of its own, for the demo, benchmarks, examples and tests."""
 
 import os
 import queue
@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from paceline.cli.endpoint import READY_PREFIX as ENDPOINT_READY_PREFIX
 from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
 from paceline.common.errors import Unreachable
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 _OWN_SETTINGS = (
+    "ENDPOINT_LISTEN",
+    "API_KEY",
+    "API_KEY_FILE",
+    "LOCAL_ONLY",
+    "MODE",
     "MODEL",
     "LISTEN",
     "UPSTREAM",
@@ -59,7 +65,7 @@ def verifier_process(model: str | Path, options: Sequence[str] = ()) -> Iterator
     Raises:
         Unreachable: it did not come up; the message carries its last line.
     """
-    with _process("serve", READY_PREFIX, model, options) as running:
+    with _process(_serving("serve", model, options), READY_PREFIX) as running:
         yield running
 
 
@@ -73,16 +79,30 @@ def relay_process(
         Unreachable: it did not come up.
     """
     more = ["--upstream", upstream, "--name", name, *options]
-    with _process("relay", RELAY_READY_PREFIX, model, more) as running:
+    with _process(_serving("relay", model, more), RELAY_READY_PREFIX) as running:
         yield running
 
 
 @contextmanager
-def _process(
-    verb: str, ready_prefix: str, model: str | Path, options: Sequence[str]
-) -> Iterator[VerifierProcess]:
-    command = [sys.executable, "-m", "paceline.cli.main", "cloud", verb]
-    command += ["--model", str(model), "--listen", "127.0.0.1:0", "--drain-s", "1", *options]
+def endpoint_process(verifier: str, options: Sequence[str] = ()) -> Iterator[VerifierProcess]:
+    """Run `paceline edge serve` on a free loopback port; its address is what clients call their base URL.
+
+    Raises:
+        Unreachable: it did not come up.
+    """
+    command = ["edge", "serve", "--verifier", verifier, *options]
+    with _process(command, ENDPOINT_READY_PREFIX) as running:
+        yield running
+
+
+def _serving(verb: str, model: str | Path, options: Sequence[str]) -> list[str]:
+    return ["cloud", verb, "--model", str(model), *options]
+
+
+@contextmanager
+def _process(arguments: Sequence[str], ready_prefix: str) -> Iterator[VerifierProcess]:
+    command = [sys.executable, "-m", "paceline.cli.main", *arguments]
+    command += ["--listen", "127.0.0.1:0", "--drain-s", "1"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=hop_environment()
@@ -112,7 +132,7 @@ def _await_ready(process: "subprocess.Popen[str]", log: IO[str], ready_prefix: s
     log.seek(0)
     said = [text.strip() for text in log if text.strip()]
     raise Unreachable(
-        f"the verifier process did not start: {said[-1] if said else 'it said nothing'}", field="verifier"
+        f"the process did not start: {said[-1] if said else 'it said nothing'}", field="verifier"
     )
 
 

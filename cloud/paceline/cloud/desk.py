@@ -387,11 +387,11 @@ class Desk:
     def _finish_part(self, port: Port, work: Work, logits: LogitRows, began_s: float) -> None:
         session = port.session
         assert session is not None, "only an open session takes part in a step"
-        if work.draft is None:
-            session.on_prefilled(work)
-            self._queue(port)
-            return
         try:
+            if work.draft is None:
+                port.answer(session.on_prefilled(work, logits))
+                self._queue(port)
+                return
             judgement = session.judge(work, logits)
         except TargetNumerics as error:
             self._fail(port, broken_target(error), session.blocks_settled)

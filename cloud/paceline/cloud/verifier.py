@@ -122,7 +122,7 @@ class ThreadRunner:
 def _features(engine: TargetEngine, config: VerifierConfig) -> frozenset[Feature]:
     trees = {Feature.TREE} if engine.takes_trees else set()
     receipts = {Feature.RECEIPTS} if config.receipt_keys is not None else set()
-    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, *trees, *receipts})
+    return frozenset({Feature.SPARSE_LAW, Feature.RESUME, Feature.LOGPROBS, *trees, *receipts})
 
 
 def _receipts(config: VerifierConfig, info: TargetInfo, metrics: VerifierMetrics) -> Receipts | None:

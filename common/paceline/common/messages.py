@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from paceline.common.errors import PacelineError, Status
-from paceline.common.tokens import Draft, FinishReason, Rule, SamplingParams, Verdict
+from paceline.common.tokens import Draft, FinishReason, LogprobsRequest, Rule, SamplingParams, Verdict
 
 PROTOCOL_VERSION = 1
 
@@ -19,6 +19,7 @@ class Feature(StrEnum):
     TREE = "tree"
     RESUME = "resume"
     RECEIPTS = "receipts"
+    LOGPROBS = "logprobs"
 
 
 class FillPolicy(StrEnum):
@@ -67,6 +68,7 @@ class Open:
     receipt: bytes = b""
     """Of the first `receipt_length` tokens of prompt and history, from their last verdict."""
     receipt_length: int = 0
+    logprobs: LogprobsRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)

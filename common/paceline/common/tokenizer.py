@@ -44,13 +44,28 @@ class Tokenizer:
             raise InvalidRequest(f"{file} is not a tokenizer: {error}", field="tokenizer") from None
         self.fingerprint = fingerprint(self._tokenizer.get_vocab(with_added_tokens=True))
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text, special tokens as the tokenizer's own template adds them."""
-        return tuple(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, *, as_is: bool = False) -> tuple[int, ...]:
+        """Token ids of a text, special tokens as the tokenizer's own template adds them.
+
+        Args:
+            as_is: add none, for the text is the beginning of nothing or has them written out.
+        Raises:
+            InvalidRequest: it holds half characters, which JSON can say and no text has.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest("not valid Unicode", field="prompt", cure="send UTF-8 text") from None
+        return tuple(self._tokenizer.encode(text, add_special_tokens=not as_is).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some ids; special tokens are left out."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """What one token stands for, special ones by name; the replacement character where it is half of one."""
+        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
         return text
 
     def stream(self) -> "TextStream":

@@ -104,6 +104,25 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class LogprobsRequest:
+    """Asks how likely tokens are to the target: the log-softmax of its own logits, before any `SamplingParams`."""
+
+    num_top: int = 0
+    """Likeliest tokens told at each position, besides the committed one."""
+    prompt: bool = False
+    """Whether the prompt's tokens are told as well, from the second on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was to the target, and what was likeliest."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """Token id and log-probability, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A hint, addressed by content: "if the first `base` tokens hash to `prefix_hash`, this comes next".
 
@@ -181,3 +200,5 @@ class Verdict:
     """After a tree: index of the last accepted token, which says which path stands. None if none does; for chains."""
     receipt: bytes = b""
     """By which the last hop's fleet knows again the text up to here; empty where none was asked for."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of every token it commits, if they were asked for; if it commits nothing, of the prompt's from `base` on."""

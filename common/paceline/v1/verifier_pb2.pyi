@@ -22,6 +22,7 @@ class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_TREE: _ClassVar[Feature]
     FEATURE_RESUME: _ClassVar[Feature]
     FEATURE_RECEIPTS: _ClassVar[Feature]
+    FEATURE_LOGPROBS: _ClassVar[Feature]
 
 class FillPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -61,6 +62,7 @@ FEATURE_SPARSE_LAW: Feature
 FEATURE_TREE: Feature
 FEATURE_RESUME: Feature
 FEATURE_RECEIPTS: Feature
+FEATURE_LOGPROBS: Feature
 FILL_POLICY_UNSPECIFIED: FillPolicy
 FILL_POLICY_OFF: FillPolicy
 FILL_POLICY_UNLIMITED: FillPolicy
@@ -196,7 +198,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "session_id", "receipt", "receipt_length", "pad_to")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "session_id", "receipt", "receipt_length", "pad_to", "logprobs")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +219,7 @@ class Open(_message.Message):
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PAD_TO_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     tokenizer_fingerprint: bytes
@@ -237,7 +240,16 @@ class Open(_message.Message):
     receipt: bytes
     receipt_length: int
     pad_to: int
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., session_id: _Optional[bytes] = ..., receipt: _Optional[bytes] = ..., receipt_length: _Optional[int] = ..., pad_to: _Optional[int] = ...) -> None: ...
+    logprobs: LogprobsRequest
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., session_id: _Optional[bytes] = ..., receipt: _Optional[bytes] = ..., receipt_length: _Optional[int] = ..., pad_to: _Optional[int] = ..., logprobs: _Optional[_Union[LogprobsRequest, _Mapping]] = ...) -> None: ...
+
+class LogprobsRequest(_message.Message):
+    __slots__ = ("num_top", "prompt")
+    NUM_TOP_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    num_top: int
+    prompt: bool
+    def __init__(self, num_top: _Optional[int] = ..., prompt: _Optional[bool] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("protocol_version", "features", "vocab_size", "max_draft_tokens", "max_blocks_in_flight", "stop_token_ids", "committed_length", "verify_fixed_us", "verify_per_token_us", "cached_length", "pad_to")
@@ -290,7 +302,7 @@ class Draft(_message.Message):
     def __init__(self, base: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_probs_percent: _Optional[_Iterable[int]] = ..., how: _Optional[_Union[How, str]] = ..., law_sizes: _Optional[_Iterable[int]] = ..., law_token_ids: _Optional[_Iterable[int]] = ..., law_weights: _Optional[_Iterable[int]] = ..., parents_plus_one: _Optional[_Iterable[int]] = ..., more_follows: _Optional[bool] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one", "receipt")
+    __slots__ = ("base", "num_accepted", "next_token_id", "next_kind", "blocks_settled", "verify_us", "queue_us", "num_judged", "filled_token_ids", "author", "accepted_node_plus_one", "receipt", "logprobs", "top_token_ids", "top_logprobs")
     BASE_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +315,9 @@ class Verdict(_message.Message):
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODE_PLUS_ONE_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     base: int
     num_accepted: int
     next_token_id: int
@@ -315,7 +330,10 @@ class Verdict(_message.Message):
     author: int
     accepted_node_plus_one: int
     receipt: bytes
-    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    top_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, base: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token_id: _Optional[int] = ..., next_kind: _Optional[_Union[NextKind, str]] = ..., blocks_settled: _Optional[int] = ..., verify_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., num_judged: _Optional[int] = ..., filled_token_ids: _Optional[_Iterable[int]] = ..., author: _Optional[int] = ..., accepted_node_plus_one: _Optional[int] = ..., receipt: _Optional[bytes] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_token_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "committed_length", "hops")

@@ -24,6 +24,8 @@ class EdgeModel:
     """None if nothing will be drafted (mode `cloud`)."""
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's own ends of text; empty if it does not say."""
+    tokenizer_dir: Path = Path()
+    """Where the tokenizer is, and its chat template if it has one."""
 
 
 def assemble(
@@ -122,6 +124,7 @@ def _assemble(
         tokenizer=Tokenizer(place),
         drafter=drafter,
         eos_token_ids=_eos(folder) if folder is not None else (),
+        tokenizer_dir=place if place.is_dir() else place.parent,
     )
 
 

@@ -8,6 +8,7 @@ async for event in client.generate(request):
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,10 +17,11 @@ from paceline.common import padding, tracing
 from paceline.common.drafter import Drafter
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
 from paceline.common.hops.base import Hop
-from paceline.common.messages import PROTOCOL_VERSION, Description
+from paceline.common.messages import PROTOCOL_VERSION, Description, Feature
 from paceline.common.padding import check_padding, tokens_that_fit
-from paceline.common.session.limits import check_rule, check_sampling
+from paceline.common.session.limits import check_logprobs, check_rule, check_sampling
 from paceline.common.tokens import Rule
+from paceline.edge.drafters.prediction import predicted
 from paceline.edge.drafting import Drafting, DraftWorker, ThreadWorker
 from paceline.edge.modes import MODES
 from paceline.edge.pacing.estimates import Estimates
@@ -129,7 +131,9 @@ class Client:
                 f"there is no mode {mode!r}", field="mode", cure=f"one of {', '.join(MODES)}"
             )
         check_request(request)
-        request = evenly(without_race(request, self._drafter))
+        self._check_logprobs(request, mode)
+        drafter = predicted(self._drafter, request.prediction_token_ids)
+        request = evenly(without_race(request, drafter))
         report = Report(mode, request.effective_rule, len(request.prompt_token_ids))
         run = Run(
             request,
@@ -137,13 +141,26 @@ class Client:
             self._worker,
             hop=self._hop,
             verifier=self.verifier,
-            drafter=self._drafter,
+            drafter=drafter,
             writer=writer,
             tokenizer_fingerprint=self._fingerprint,
             eos_token_ids=self._eos_token_ids,
             estimates=self.estimates,
         )
         return Generation(run, self.metrics)
+
+    def _check_logprobs(self, request: GenerationRequest, mode: str) -> None:
+        """Only the target's are told."""
+        if request.logprobs is None:
+            return
+        if mode == "local":
+            raise InvalidRequest(
+                "no target sees a text of mode local",
+                field="logprobs",
+                cure="leave them out, or ask a verifier",
+            )
+        features = self.verifier.features if self.verifier is not None else frozenset(Feature)
+        check_logprobs(request.logprobs, features)
 
     async def complete(self, request: GenerationRequest, mode: str = "auto") -> Report:
         """Generate a whole text and return its report."""
@@ -168,16 +185,17 @@ class Generation:
         self._run.span = _span(self._run)
         error: BaseException | None = None
         try:
-            async for event in MODES[report.mode](self._run):
-                if isinstance(event, TokensEvent):
-                    if not report.token_ids:
-                        report.ttft_s = loop.time() - began_s
-                    report.token_ids.extend(event.token_ids)
-                    report.origins.extend(event.origins)
-                    report.authors.extend(event.authors)
-                if counted is not None:
-                    counted.on_event(event, loop.time())
-                yield event
+            async with aclosing(MODES[report.mode](self._run)) as events:
+                async for event in events:
+                    if isinstance(event, TokensEvent):
+                        if not report.token_ids:
+                            report.ttft_s = loop.time() - began_s
+                        report.token_ids.extend(event.token_ids)
+                        report.origins.extend(event.origins)
+                        report.authors.extend(event.authors)
+                    if counted is not None:
+                        counted.on_event(event, loop.time())
+                    yield event
         except BaseException as raised:
             error = raised
             raise
@@ -219,7 +237,7 @@ def check_request(request: GenerationRequest) -> None:
     """
     if not request.prompt_token_ids:
         raise InvalidRequest("the prompt is empty", field="prompt", cure="give at least one token")
-    for name in ("prompt_token_ids", "stop_token_ids"):
+    for name in ("prompt_token_ids", "stop_token_ids", "prediction_token_ids"):
         for index, token_id in enumerate(getattr(request, name)):
             if not 0 <= token_id <= _MAX_UINT32:
                 raise InvalidRequest(

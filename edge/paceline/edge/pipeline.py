@@ -6,14 +6,14 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
 from paceline.common.hops.base import Stream, Traffic
 from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
 from paceline.common.trees import chain
 from paceline.edge.attempts import Attempts
@@ -35,7 +35,7 @@ _OPENING_S = 5.0
 _UNSETTLED = Settled((), None)
 
 
-async def pipeline(run: Run, pacing: Pacing) -> AsyncIterator[Event]:
+async def pipeline(run: Run, pacing: Pacing) -> AsyncGenerator[Event, None]:
     """Generate a text; fills in `run.report` as it goes.
 
     Raises:
@@ -182,6 +182,7 @@ class _Pipeline:
             self._learn(message.verdict, commit, now_s)
         elif isinstance(message, Verdict):
             self._learn(message, commit, now_s)
+            self._run.report.score(message)
         if not self._session.num_blocks_in_flight:
             # Nothing waits over there: what a verdict left of a tree is gone, and what a relay settled as wrong a hop
             # above may have called right. What stands of it has to be sent once more.
@@ -235,9 +236,7 @@ class _Pipeline:
             self._retract(settled.refuted_at)
         if commit.is_final:
             self._run.report.num_passes += 1
-            self.events.put_nowait(
-                TokensEvent(commit.position, commit.token_ids, commit.origins, commit.authors)
-            )
+            self.events.put_nowait(TokensEvent.of(commit))
         elif self._request.provisional:
             self._tell_drafts()
         return settled

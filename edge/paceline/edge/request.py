@@ -2,12 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from paceline.common.hops.base import Traffic
 from paceline.common.messages import FillPolicy, HopReport
 from paceline.common.sampling.choose import Chooser
+from paceline.common.session import Commit
 from paceline.common.speed.objective import LATENCY, Objective
-from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
+from paceline.common.tokens import (
+    FinishReason,
+    LogprobsRequest,
+    Origin,
+    Rule,
+    SamplingParams,
+    TokenLogprobs,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,10 @@ class GenerationRequest:
     receipt: bytes = b""
     """Proof of `committed_token_ids`, if there is one, and the length of the text it is for."""
     receipt_length: int = 0
+    logprobs: LogprobsRequest | None = None
+    """How likely tokens are to the target, told with them. Only by a verifier itself, not through a relay."""
+    prediction_token_ids: tuple[int, ...] = ()
+    """What the caller expects of the text: drafted wherever the text follows it. It changes no token."""
 
     @property
     def text(self) -> tuple[int, ...]:
@@ -89,6 +103,13 @@ class TokensEvent:
     origins: tuple[Origin, ...]
     authors: tuple[int, ...]
     """How many hops above this side the model is that wrote each token; 0 for the drafter."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, if they were asked for."""
+
+    @classmethod
+    def of(cls, commit: Commit) -> Self:
+        """What a commit adds."""
+        return cls(commit.position, commit.token_ids, commit.origins, commit.authors, commit.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,13 @@ class Report:
     """From the call to the first token."""
     total_s: float = 0.0
     traffic: Traffic = field(default_factory=Traffic)
+    prompt_logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """How likely the prompt's tokens are to the target, by position, if that was asked for; not the first one's."""
+
+    def score(self, verdict: Verdict) -> None:
+        """Note what a verdict says of the prompt."""
+        if verdict.base < self.num_prompt_tokens:
+            self.prompt_logprobs |= dict(enumerate(verdict.logprobs, verdict.base))
 
     @property
     def drafted_tokens(self) -> int:

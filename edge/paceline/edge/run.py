@@ -123,6 +123,7 @@ class Run:
                 session_id=request.session_id or new_session_id(),
                 receipt=request.receipt,
                 receipt_length=request.receipt_length,
+                logprobs=request.logprobs,
             ),
             self.verifier.vocab_size if self.verifier else None,
         )

@@ -29,7 +29,7 @@ from paceline.common.messages import (
     ServerMessage,
 )
 from paceline.common.session import check_open
-from paceline.common.session.limits import SESSION_ID_BYTES
+from paceline.common.session.limits import SESSION_ID_BYTES, check_logprobs
 from paceline.edge.client import Client
 from paceline.edge.metrics import EdgeMetrics
 from paceline.relay.config import RelayConfig
@@ -166,7 +166,8 @@ class Relay:
             max_sessions=min(above.max_sessions, own.max_sessions),
             max_draft_tokens=own.max_draft_tokens,
             rules=tuple(rule for rule in above.rules if rule in own.rules),
-            features=(above.features & (own.features | {Feature.RECEIPTS})) - {Feature.TREE},
+            features=(above.features & (own.features | {Feature.RECEIPTS}))
+            - {Feature.TREE, Feature.LOGPROBS},
             active_sessions=self.num_sessions,
             hops=(replace(own.hops[0], name=self.name), *above.hops),
         )
@@ -235,6 +236,8 @@ class Relay:
                 field="path",
                 cure="check each relay's upstream",
             )
+        if message.logprobs is not None:
+            check_logprobs(message.logprobs, self.describe().features)
         eos_token_ids = () if message.ignore_eos else above.eos_token_ids
         stop_token_ids = frozenset(message.stop_token_ids) | frozenset(eos_token_ids)
         return replace(message, stop_token_ids=tuple(sorted(stop_token_ids)), ignore_eos=True)

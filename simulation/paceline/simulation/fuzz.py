@@ -32,7 +32,7 @@ from paceline.common.messages import (
     ServerMessage,
 )
 from paceline.common.session import EdgePhase, EdgeSession, Limits
-from paceline.common.session.edge import RemoteError
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import Rule, SamplingParams, Verdict
 from paceline.edge.request import GenerationRequest
 from paceline.simulation.clock import run_virtual

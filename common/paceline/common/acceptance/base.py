@@ -6,7 +6,7 @@ from typing import Protocol
 from paceline.common.sampling.law import Law
 from paceline.common.sampling.noise import Purpose, gumbel_pick, inverse_cdf, uniform
 from paceline.common.sampling.rows import TargetRows
-from paceline.common.tokens import Draft, How, Origin, Rule
+from paceline.common.tokens import Draft, How, Origin, Rule, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Judgement:
     next_origin: Origin | None
     accepted_node: int | None = None
     """In a tree: index of the last drafted token that stands; None if none does, or for a chain."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the tokens that stand and the one after them, if they are wanted; no rule reads or sets them."""
 
 
 class Dice(Protocol):

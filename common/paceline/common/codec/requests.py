@@ -27,7 +27,7 @@ from paceline.common.messages import (
     Open,
 )
 from paceline.common.sampling.quantised import QuantisedLaw
-from paceline.common.tokens import Draft, SamplingParams
+from paceline.common.tokens import Draft, LogprobsRequest, SamplingParams
 from paceline.v1 import verifier_pb2 as pb
 
 
@@ -98,6 +98,9 @@ def _encode_open(message: Open) -> pb.Open:
         session_id=message.session_id,
         receipt=message.receipt,
         receipt_length=message.receipt_length,
+        logprobs=None
+        if message.logprobs is None
+        else pb.LogprobsRequest(num_top=message.logprobs.num_top, prompt=message.logprobs.prompt),
     )
 
 
@@ -137,6 +140,9 @@ def _decode_open(message: pb.Open) -> Open:
         session_id=message.session_id,
         receipt=message.receipt,
         receipt_length=message.receipt_length,
+        logprobs=LogprobsRequest(message.logprobs.num_top, message.logprobs.prompt)
+        if message.HasField("logprobs")
+        else None,
     )
 
 

@@ -29,7 +29,7 @@ from paceline.common.messages import (
     Provisional,
     ServerMessage,
 )
-from paceline.common.tokens import Verdict
+from paceline.common.tokens import TokenLogprobs, Verdict
 from paceline.v1 import verifier_pb2 as pb
 
 _MAX_UINT64 = (1 << 64) - 1
@@ -108,6 +108,9 @@ def _encode_verdict(verdict: Verdict) -> pb.Verdict:
         author=verdict.author,
         accepted_node_plus_one=0 if verdict.accepted_node is None else verdict.accepted_node + 1,
         receipt=verdict.receipt,
+        logprobs=[one.logprob for one in verdict.logprobs],
+        top_token_ids=[token_id for one in verdict.logprobs for token_id, _ in one.top],
+        top_logprobs=[logprob for one in verdict.logprobs for _, logprob in one.top],
     )
 
 
@@ -126,6 +129,20 @@ def _decode_verdict(message: pb.Verdict) -> Verdict:
         author=message.author,
         accepted_node=message.accepted_node_plus_one - 1 if message.accepted_node_plus_one else None,
         receipt=message.receipt,
+        logprobs=_decode_logprobs(message),
+    )
+
+
+def _decode_logprobs(message: pb.Verdict) -> tuple[TokenLogprobs, ...]:
+    if not message.logprobs:
+        return ()
+    top = list(zip(message.top_token_ids, message.top_logprobs, strict=False))
+    count, rest = divmod(len(top), len(message.logprobs))
+    if rest or not len(top) == len(message.top_token_ids) == len(message.top_logprobs):
+        raise BadReply("the likeliest tokens are not equally many for each position", field="top_token_ids")
+    return tuple(
+        TokenLogprobs(logprob, tuple(top[index * count : (index + 1) * count]))
+        for index, logprob in enumerate(message.logprobs)
     )
 
 

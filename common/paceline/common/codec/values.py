@@ -32,6 +32,7 @@ FEATURES: Mapping[Feature, Any] = {
     Feature.TREE: pb.FEATURE_TREE,
     Feature.RESUME: pb.FEATURE_RESUME,
     Feature.RECEIPTS: pb.FEATURE_RECEIPTS,
+    Feature.LOGPROBS: pb.FEATURE_LOGPROBS,
 }
 HOWS: Mapping[How, Any] = {
     How.ONE_HOT: pb.HOW_ONE_HOT,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from paceline.common.errors import TargetNumerics
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import Law, greedy_token, one_hot, target_law
-from paceline.common.tokens import SamplingParams
+from paceline.common.sampling.logprobs import token_logprobs
+from paceline.common.tokens import SamplingParams, TokenLogprobs
 from paceline.common.trees import path_to
 
 
@@ -108,6 +109,10 @@ class TargetRows:
         if self.params.is_greedy and self.params.keeps_argmax_of_raw_logits:
             return one_hot(self.greedy(index))
         return target_law(self._logits.row(index), self.params, self._history_at(index))
+
+    def logprobs(self, index: int, token_id: int, num_top: int) -> TokenLogprobs:
+        """How likely a token of row `index` is to the target itself; see `token_logprobs`."""
+        return token_logprobs(self._logits.row(index), token_id, num_top)
 
     def _history_at(self, index: int) -> History:
         if self.params.has_penalties and self._parents:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from paceline.common.errors import BadReply, Incompatible, PacelineError, Status
+from paceline.common.errors import BadReply, Incompatible, Status
 from paceline.common.messages import (
     Draining,
     ErrorMessage,
@@ -27,8 +27,9 @@ from paceline.common.messages import (
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.session.blocks import DeadEnds, merge
-from paceline.common.session.limits import MAX_RELAYS, RECEIPT_BYTES
-from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+from paceline.common.session.limits import MAX_RELAYS, RECEIPT_BYTES, check_logprobs
+from paceline.common.session.remote import RemoteError
+from paceline.common.tokens import Draft, FinishReason, How, Origin, TokenLogprobs, Verdict
 
 
 class EdgePhase(Enum):
@@ -53,6 +54,11 @@ class Commit:
     is_final: bool = True
     """False: a relay's own opinion, which the hops above it may contradict."""
 
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """Of each token, where they were asked for; no relay's."""
+        return self.verdict.logprobs if self.is_final else ()
+
 
 _TokenIds = tuple[int, ...]
 _By = tuple[tuple[Origin, int], ...]
@@ -62,51 +68,6 @@ _NOTHING: tuple[_TokenIds, _By] = ((), ())
 
 def _accepted(num_tokens: int) -> _By:
     return ((Origin.ACCEPTED, 0),) * num_tokens
-
-
-_MAX_SHOWN = 500
-"""Characters of each text of an error from elsewhere."""
-
-
-def _shown(text: str) -> str:
-    """A stranger's text, made fit for a terminal and a log."""
-    return "".join(one if one.isprintable() else "\ufffd" for one in text[:_MAX_SHOWN])
-
-
-class RemoteError(PacelineError):
-    """What the verifier said went wrong."""
-
-    def __init__(self, message: ErrorMessage) -> None:
-        super().__init__(
-            _shown(message.message),
-            field=_shown(message.field),
-            cure=_shown(message.cure),
-            retry_after_s=message.retry_after_s,
-        )
-        self.status = message.status
-        self.fatal = message.fatal
-        self.remote_reason = _shown(message.reason)
-        self.exit_code = _EXIT_CODES.get(message.status, 1)
-
-    @property
-    def reason(self) -> str:
-        """The verifier's name for it."""
-        return self.remote_reason
-
-
-_EXIT_CODES = {
-    Status.INVALID_ARGUMENT: 2,
-    Status.OUT_OF_RANGE: 2,
-    Status.FAILED_PRECONDITION: 3,
-    Status.UNIMPLEMENTED: 3,
-    Status.UNAUTHENTICATED: 6,
-    Status.PERMISSION_DENIED: 6,
-    Status.RESOURCE_EXHAUSTED: 4,
-    Status.ABORTED: 4,
-    Status.UNAVAILABLE: 4,
-    Status.DATA_LOSS: 5,
-    Status.INTERNAL: 5,
-}
 
 
 class EdgeSession:
@@ -289,6 +250,8 @@ class EdgeSession:
                 f"takes {message.max_blocks_in_flight} blocks of {message.max_draft_tokens} tokens: none",
                 field="max_draft_tokens",
             )
+        if self.request.logprobs is not None:
+            check_logprobs(self.request.logprobs, message.features)
         self.opened = message
         self.phase = EdgePhase.LIVE
 
@@ -320,6 +283,7 @@ class EdgeSession:
         if len(verdict.receipt) not in (0, RECEIPT_BYTES):
             raise BadReply(f"a receipt of {len(verdict.receipt)} bytes", field="receipt")
         token_ids, by = self._committed_by(verdict) if verdict.base == position else _NOTHING
+        self._check_logprobs(verdict, len(token_ids))
         self._know(position, token_ids, by)
         for token_id, (origin, _) in zip(token_ids, by, strict=True):
             self._by.pop(len(self.committed), None)
@@ -328,6 +292,17 @@ class EdgeSession:
         if token_ids and verdict.receipt:
             self.receipt, self.receipt_length = verdict.receipt, len(self.committed)
         return self._commit(verdict, token_ids, by, is_final=True)
+
+    def _check_logprobs(self, verdict: Verdict, num_committed: int) -> None:
+        """One for every token; what commits nothing speaks of the prompt."""
+        wanted, found = self.request.logprobs, len(verdict.logprobs)
+        if wanted is not None and num_committed and found != num_committed:
+            raise BadReply(f"{found} probabilities for {num_committed} tokens", field="logprobs")
+        num_prompt = len(self.request.prompt_token_ids)
+        if verdict.base < num_prompt and found and not 1 <= verdict.base <= num_prompt - found:
+            raise BadReply(
+                f"{found} probabilities from {verdict.base} on: that is no prompt", field="logprobs"
+            )
 
     def _on_provisional(self, verdict: Verdict) -> Commit | None:
         self._require(EdgePhase.LIVE, "a provisional verdict")

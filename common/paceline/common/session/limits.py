@@ -9,10 +9,11 @@ from paceline.common.errors import BadDraft, Incompatible, InvalidRequest, OutOf
 from paceline.common.messages import PROTOCOL_VERSION, Feature, Open
 from paceline.common.padding import check_padding
 from paceline.common.sampling.quantised import LATTICE
-from paceline.common.tokens import Draft, Rule, SamplingParams
+from paceline.common.tokens import Draft, LogprobsRequest, Rule, SamplingParams
 
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
 MAX_RELAYS = 7
 MAX_NAME = 64
 SESSION_ID_BYTES = 16
@@ -92,9 +93,15 @@ def check_open(request: Open, limits: Limits) -> None:
             field="request_id",
             cure=f"at most {MAX_NAME} printable characters",
         )
+    if request.logprobs is not None:
+        check_logprobs(request.logprobs, limits.features)
     check_sampling(request.sampling, limits.vocab_size)
     check_rule(request.rule, request.sampling, limits.rules)
     check_padding(request.pad_to, request.rule)
+    if request.pad_to and request.logprobs is not None:
+        raise InvalidRequest(
+            "probabilities do not fit into messages of one size", field="logprobs", cure="ask without pad_to"
+        )
 
 
 def _check_path(path: tuple[str, ...]) -> None:
@@ -179,6 +186,20 @@ def check_sampling(params: SamplingParams, vocab_size: int | None = None) -> Non
             )
     if vocab_size is not None:
         _check_token_range(params.logit_bias, vocab_size, "logit_bias")
+
+
+def check_logprobs(wanted: LogprobsRequest, features: frozenset[Feature]) -> None:
+    """Refuse what is more than a verifier tells about probabilities."""
+    if Feature.LOGPROBS not in features:
+        raise InvalidRequest(
+            "this verifier tells none", field="logprobs", cure="leave them out, or ask one that is no relay"
+        )
+    if not 0 <= wanted.num_top <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(
+            f"{wanted.num_top} is not in 0..{MAX_TOP_LOGPROBS}",
+            field="logprobs.num_top",
+            cure="ask for fewer",
+        )
 
 
 def check_rule(rule: Rule, params: SamplingParams, allowed: frozenset[Rule]) -> None:

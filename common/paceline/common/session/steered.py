@@ -45,7 +45,8 @@ class SteeredSession(VerifierSession):
 
     def __init__(self, opening: Steered, limits: Limits) -> None:
         super().__init__(opening.request, limits)
-        self.features -= {Feature.TREE}  # what it says becomes a chain, and so must be what it is asked
+        # What it says becomes a chain, and so must be what it is asked; how likely it is only the last hop could say.
+        self.features -= {Feature.TREE, Feature.LOGPROBS}
         self.horizon = self._final_length = len(self.text)
         request = opening.request
         self._num_rewrites = 0

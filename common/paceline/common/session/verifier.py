@@ -9,7 +9,7 @@ Drive it with `on_draft`, `on_cancel`, `close`; ask `next_work` what the engine 
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from paceline.common.acceptance import Judgement, judge
@@ -17,15 +17,18 @@ from paceline.common.errors import BadDraft, Busy
 from paceline.common.messages import Feature, FillPolicy, Finished, HopReport, Open, Opened, ServerMessage
 from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
+from paceline.common.sampling.logprobs import token_logprobs
 from paceline.common.sampling.quantised import QuantisedLaw
 from paceline.common.sampling.rows import LogitRows, TargetRows
 from paceline.common.session.blocks import DeadEnds, merge
 from paceline.common.session.limits import Limits, check_draft, check_open
 from paceline.common.session.steering import Answer
-from paceline.common.tokens import Draft, FinishReason, How, Origin, Verdict
+from paceline.common.tokens import Draft, FinishReason, How, Origin, TokenLogprobs, Verdict
 
 DEFAULT_FILL_PASSES = 8
 """Of `FillPolicy.BOUNDED`, where the client names no number."""
+_MAX_SCORED = 64
+"""Tokens of a prompt scored in one step: each takes a row of the whole vocabulary."""
 
 
 class VerifierPhase(Enum):
@@ -51,11 +54,15 @@ class Work:
     """Blocks this step answers."""
     is_own: bool = False
     """The draft is the verifier's own, or empty: the client has not seen it."""
+    is_scored: bool = False
+    """A prefill chunk whose tokens' successors the client wants to know the probability of."""
 
     @property
     def num_logits(self) -> int:
         """Rows of logits wanted, for the last tokens of `token_ids`."""
-        return 0 if self.draft is None else len(self.draft) + 1
+        if self.draft is None:
+            return len(self.token_ids) if self.is_scored else 0
+        return len(self.draft) + 1
 
     @property
     def parents(self) -> tuple[int, ...]:
@@ -207,6 +214,9 @@ class VerifierSession:
         """
         if self.phase is not VerifierPhase.LIVE:
             return None
+        if self._num_unscored > 0:
+            num_tokens = min(self._num_unscored, max_prefill_tokens, _MAX_SCORED)
+            return replace(self._prefill(num_tokens), is_scored=True)
         if self.num_uncached > max_prefill_tokens:
             return self._prefill(max_prefill_tokens)
         draft, settles = self._usable_draft()
@@ -255,6 +265,12 @@ class VerifierSession:
         """Tokens a draft may have: the verifier's own one follows."""
         return min(self.end - len(self.text) - 1, self.limits.max_judged_tokens)
 
+    @property
+    def _num_unscored(self) -> int:
+        """Tokens of the prompt, not cached yet, whose successor's probability is wanted."""
+        wanted = self.request.logprobs
+        return len(self.request.prompt_token_ids) - 1 - self._cached if wanted and wanted.prompt else 0
+
     def _prefill(self, num_tokens: int) -> Work:
         chunk = tuple(self.text[self._cached : self._cached + num_tokens])
         return Work(self.fence, self._cached, chunk, None)
@@ -285,11 +301,24 @@ class VerifierSession:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def on_prefilled(self, work: Work) -> None:
-        """The engine has cached a prefill chunk."""
+    def on_prefilled(self, work: Work, logits: LogitRows | None = None) -> list[ServerMessage]:
+        """The engine has cached a prefill chunk; returns what the client wants to know of it.
+
+        Raises:
+            TargetNumerics: the target produced NaN or infinity.
+        """
         self._hold(work)
-        if work.fence == self.fence:
-            self._cached = work.past_length + len(work.token_ids)
+        if work.fence != self.fence:
+            return []
+        self._cached = work.past_length + len(work.token_ids)
+        if not work.is_scored or self.request.logprobs is None or logits is None:
+            return []
+        base, num_top = work.past_length + 1, self.request.logprobs.num_top
+        scores = tuple(
+            token_logprobs(logits.row(index), self.text[base + index], num_top)
+            for index in range(len(work.token_ids))
+        )
+        return [Verdict(base=base, blocks_settled=self._settled, logprobs=scores)]
 
     def _hold(self, work: Work) -> None:
         self.num_held = work.past_length + len(work.token_ids)
@@ -303,7 +332,10 @@ class VerifierSession:
         assert work.draft is not None, "a prefill chunk is not judged"
         request, draft = self.request, work.draft
         with TargetRows(logits, request.sampling, self.history, draft.token_ids, draft.parents) as rows:
-            return judge(request.rule, draft, rows, request.seed)
+            judgement = judge(request.rule, draft, rows, request.seed)
+            if request.logprobs is None:
+                return judgement
+            return replace(judgement, logprobs=_logprobs(draft, judgement, rows, request.logprobs.num_top))
 
     def on_judged(
         self, work: Work, judgement: Judgement, verify_s: float = 0.0, queue_s: float = 0.0
@@ -339,6 +371,7 @@ class VerifierSession:
             num_judged=0 if work.is_own else len(work.draft),
             filled_token_ids=accepted if work.is_own else (),
             accepted_node=path[-1] if work.draft.parents and path else None,
+            logprobs=judgement.logprobs[: len(self.text) - base],
         )
         return [verdict, *self._finish_if_complete()]
 
@@ -372,3 +405,17 @@ class VerifierSession:
         self.phase = VerifierPhase.FINISHED
         self._waiting.clear()
         return [Finished(reason, len(self.text))]
+
+
+def _logprobs(
+    draft: Draft, judgement: Judgement, rows: TargetRows, num_top: int
+) -> tuple[TokenLogprobs, ...]:
+    """Of every token that a judgement commits: row 0 judged the first, row `i + 1` what follows node `i`."""
+    path = draft.path(judgement.num_accepted, judgement.accepted_node)
+    token_ids = [draft.token_ids[node] for node in path]
+    if judgement.next_token_id is not None:
+        token_ids.append(judgement.next_token_id)
+    judged_by = (0, *(node + 1 for node in path))
+    return tuple(
+        rows.logprobs(row, token_id, num_top) for row, token_id in zip(judged_by, token_ids, strict=False)
+    )

@@ -7,7 +7,7 @@ cloud   the verifier streams alone, nothing is drafted
 local   the drafter writes alone; nothing is verified
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from paceline.edge.modes.local import local
 from paceline.edge.pacing.base import Pacing
@@ -17,7 +17,7 @@ from paceline.edge.pipeline import pipeline
 from paceline.edge.request import Event
 from paceline.edge.run import Run
 
-Mode = Callable[[Run], AsyncIterator[Event]]
+Mode = Callable[[Run], AsyncGenerator[Event, None]]
 """Generates a text, events in order; fills in `run.report` as it goes."""
 
 

@@ -1,6 +1,6 @@
 """Mode `local`: the drafter writes alone. Every token is marked unverified; no verifier is asked."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from paceline.common.tokens import FinishReason, Origin
 from paceline.edge.draft_length import Plan
@@ -10,7 +10,7 @@ from paceline.edge.run import Run
 _BLOCK = 8
 
 
-async def local(run: Run) -> AsyncIterator[Event]:
+async def local(run: Run) -> AsyncGenerator[Event, None]:
     """Propose blocks until a stop token, the length, or the drafter's end."""
     drafting = run.drafting()
     stop_token_ids = run.stop_token_ids
