@@ -30,14 +30,14 @@ class VerifierMetrics:
         # A counter that first appears at 1 has not grown as far as Prometheus can see; what alerts watch begins at 0.
         for error in (InternalError(""), TargetNumerics("")):
             self._errors.labels(hop, error.reason)
-        for why in ("hit", "evicted", "expired", "dropped"):
-            self._unparked.labels(hop, why)
         for resource in ("sessions", "kv_cache"):
             self._refused.labels(hop, Busy("").reason, resource)
         self._parked = make.gauge("num_sessions_parked", "Caches kept for lost streams")
         self._unparked = make.counters(
             "parked_caches", "Caches that are parked no more, by why: hit, evicted, expired or dropped", "why"
         )
+        for why in ("hit", "evicted", "expired", "dropped"):
+            self._unparked.labels(hop, why)
         self._unproved = make.counter("unproved_tokens", "Tokens of history that came without a receipt")
         self._waiting = make.gauge("num_requests_waiting", "Live texts for which the last step had no room")
         self._cache_used = make.gauge("kv_cache_usage_perc", "Share of the cache set aside for texts, 0 to 1")
