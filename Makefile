@@ -16,7 +16,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow check fmt proto bench clean
+.PHONY: help demo test test-slow check fmt proto bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make fmt        format and fix what can be fixed"
 	@echo "make proto      generate code from proto/"
 	@echo "make bench      measure Paceline beside what you would use instead"
+	@echo "make docs       build the documentation site into site/"
 	@echo "make clean      remove caches and builds; .venv stays"
 
 $(READY): pyproject.toml constraints.txt
@@ -69,6 +70,9 @@ proto: $(READY)
 bench: $(READY)
 	@$(BIN)/paceline bench
 
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "open site/index.html"
+
 clean:
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
