@@ -16,7 +16,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow check fmt proto bench audit clean
+.PHONY: help demo test test-slow check fmt proto bench docs audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make proto      generate code from proto/"
 	@echo "make bench      measure Paceline beside what you would use instead"
 	@echo "make audit      look the pinned versions up among known vulnerabilities; needs a network"
+	@echo "make docs       build the documentation site into site/"
 	@echo "make clean      remove caches and builds; .venv stays"
 
 $(READY): pyproject.toml constraints.txt
@@ -76,6 +77,9 @@ audit: $(READY)
 	  .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'; }
 	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "open site/index.html"
+
 clean:
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -9,6 +9,12 @@ from paceline.common.shipped import models_dir
 
 
 @pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of the shipped models."""
     return models_dir().resolve()

@@ -1,18 +1,11 @@
-"""The repository as data: its root, its tracked files, its packages' modules."""
+"""The repository as data: its tracked files, its packages' modules."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "edge", "cloud", "training", "benchmarks", "cli")
-
-
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The repository."""
-    return ROOT
 
 
 @pytest.fixture(scope="session")
