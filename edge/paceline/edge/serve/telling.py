@@ -1,6 +1,7 @@
 """What the playground is told of a text on its way: each event with the text of its tokens, and how it goes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paceline.common.tokenizer import Tokenizer
@@ -18,22 +19,29 @@ class Teller:
 
     Args:
         tokenizer: of the text.
-        num_prompt_tokens: what precedes it.
         report: of the generation; grows while it runs.
         estimates: what the client has measured.
+        clock: seconds.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, num_prompt_tokens: int, report: Report, estimates: Estimates
+        self,
+        tokenizer: Tokenizer,
+        report: Report,
+        estimates: Estimates,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tokenizer = tokenizer
-        self._num_prompt_tokens = num_prompt_tokens
+        self._num_prompt_tokens = report.num_prompt_tokens
+        self._clock = clock
+        self._began_s = clock()
         self._report = report
         self._estimates = estimates
         self._stream = tokenizer.stream()
 
-    def tell(self, event: Event, at_s: float) -> Iterator[Mapping[str, Any]]:
-        """What the page is told of an event `at_s` seconds after the start."""
+    def tell(self, event: Event) -> Iterator[Mapping[str, Any]]:
+        """What the page is told of an event that happened now."""
+        at_s = self._clock() - self._began_s
         match event:
             case TokensEvent():
                 yield {"type": "tokens", "at_s": at_s, **self._tokens(event)}

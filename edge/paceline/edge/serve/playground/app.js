@@ -82,6 +82,19 @@ class View {
   }
 }
 
+// --- asking the endpoint --------------------------------------------------------------------------------------------------
+
+/** Fetch with the API key where there is one; where one is missing, ask for it. */
+async function call(path, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  $("unlock").hidden = response.status !== 401;
+  const said = await response.json().catch(() => null);
+  throw new Error(said?.error?.message ?? `The endpoint answered ${response.status}.`);
+}
+
 // --- a generation: live, then to replay -----------------------------------------------------------------------------------
 
 const state = { chain: [], events: [], live: null, abort: null, messages: [], view: null, timer: null };
@@ -153,16 +166,12 @@ async function write(prompt) {
 }
 
 async function receive(body, article) {
-  const response = await fetch("playground/generate", {
+  const response = await call("playground/generate", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
     signal: state.abort.signal,
   });
-  if (!response.ok) {
-    const said = await response.json().catch(() => null);
-    throw new Error(said?.error?.message ?? `The endpoint answered ${response.status}.`);
-  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -311,16 +320,19 @@ function setTheme(name) {
 
 async function describe() {
   try {
-    const about = await (await fetch("playground/about")).json();
+    const about = await (await call("playground/about")).json();
+    $("unlock").hidden = true;
+    complain("");
     $("mode").replaceChildren(...about.modes.map((name) => new Option(name, name, name === about.mode, name === about.mode)));
     showChain(about.chain);
     showLink(about.is_up);
     if (about.reason) $("link").textContent = about.reason;
     if (!about.has_chat_template) $("as").querySelector('[value="chat"]').disabled = true;
     else $("as").value = "chat";
-  } catch {
+  } catch (error) {
     showLink(false);
-    $("link").textContent = "the endpoint does not answer";
+    $("link").textContent = error instanceof TypeError ? "the endpoint does not answer" : "locked";
+    complain(error instanceof TypeError ? "" : error.message);
   }
 }
 
@@ -356,6 +368,11 @@ $("round").addEventListener("input", () => {
   showRound(Number($("round").value));
 });
 $("play").addEventListener("click", play);
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", $("key").value);
+  describe();
+});
 $("theme").addEventListener("change", () => setTheme($("theme").value));
 $("theme").value = localStorage.getItem("theme") ?? "auto";
 setTheme($("theme").value);
