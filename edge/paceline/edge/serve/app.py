@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +19,7 @@ from paceline.edge.serve.completions import CompletionReply
 from paceline.edge.serve.endpoint import Endpoint, as_api_error
 from paceline.edge.serve.errors import ApiError, refusal, shown, unexpected
 from paceline.edge.serve.guard import REQUEST_ID, TOO_LARGE, Guard, too_large
+from paceline.edge.serve.playground import add_playground
 from paceline.edge.serve.privacy import privacy, privacy_page
 from paceline.edge.serve.reply import Reply, to_json
 from paceline.edge.serve.responses import ResponsesReply
@@ -58,6 +60,7 @@ def make_app(endpoint: Endpoint, *, version: str, verifier: str = "") -> ASGIApp
     )
     _add_texts(app, endpoint)
     _add_facts(app, endpoint, version, verifier)
+    add_playground(app, endpoint, partial(_answer, endpoint, is_stream=True))
     _add_refusals(app)
     config = endpoint.config
     guarded: ASGIApp = Guard(app, config, endpoint.metrics)

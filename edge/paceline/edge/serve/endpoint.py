@@ -10,6 +10,7 @@ from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.messages import Description
 from paceline.common.tokenizer import Tokenizer
 from paceline.edge.client import Client
+from paceline.edge.metrics import EdgeMetrics
 from paceline.edge.serve.chat_template import ChatTemplate
 from paceline.edge.serve.config import ServeConfig
 from paceline.edge.serve.errors import ApiError, api_error, refusal, shown
@@ -56,6 +57,8 @@ class Endpoint:
         self.template = template
         self.config = config
         self.metrics = EndpointMetrics()
+        if client.metrics is None:
+            client.metrics = EdgeMetrics(registry=self.metrics.registry)
         self.slots = asyncio.Semaphore(config.max_concurrent)
         self.is_draining = False
         self._draft_name = draft_name

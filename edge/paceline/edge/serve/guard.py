@@ -11,14 +11,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paceline.edge.serve.config import ServeConfig, is_loopback
 from paceline.edge.serve.errors import ApiError, shown
 from paceline.edge.serve.metrics import EndpointMetrics
+from paceline.edge.serve.page import OPEN_PATHS
 from paceline.edge.serve.reply import to_json
 
 REQUEST_ID = "paceline.request_id"
 TOO_LARGE = "paceline.too_large"
 """Keys of a request's scope."""
 _LONGEST_ID = 64
-_OPEN_PATHS = ("/health",)
-"""Answered without a key: whoever restarts a dead endpoint has none."""
+_OPEN_PATHS = ("/health", *OPEN_PATHS)
+"""Answered without a key: whoever restarts a dead endpoint has none, nor has a browser before its page asks for it."""
 
 
 class TooLarge(Exception):

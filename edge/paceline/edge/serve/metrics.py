@@ -13,7 +13,8 @@ class EndpointMetrics:
     """Counters of one endpoint; every one carries the hop's name as a label."""
 
     def __init__(self, hop: str = "edge") -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        """What the client behind it counts is kept here too."""
         self._hop = hop
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of texts that ended")
         self._generated = self._counter("generation_tokens", "Tokens written")
@@ -25,10 +26,10 @@ class EndpointMetrics:
         self._ended = self._labelled("request_success", "Texts that ended", "finished_reason")
         self._refused = self._labelled("http_refusals", "Requests that were refused", "status")
         self._running = Gauge(
-            "paceline_num_requests_running", "Texts under way", ["hop"], registry=self._registry
+            "paceline_num_requests_running", "Texts under way", ["hop"], registry=self.registry
         ).labels(hop)
         self._verifier_up = Gauge(
-            "paceline_verifier_up", "Whether the verifier answered last", ["hop"], registry=self._registry
+            "paceline_verifier_up", "Whether the verifier answered last", ["hop"], registry=self.registry
         ).labels(hop)
         self._first = self._histogram("time_to_first_token_seconds", "Until the first token", _SECONDS)
         self._whole = self._histogram("e2e_request_latency_seconds", "Of a text, in all", _SECONDS)
@@ -66,15 +67,15 @@ class EndpointMetrics:
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"paceline_{name}", text, ["hop"], registry=self._registry).labels(self._hop)
+        return Counter(f"paceline_{name}", text, ["hop"], registry=self.registry).labels(self._hop)
 
     def _labelled(self, name: str, text: str, label: str) -> Counter:
-        return Counter(f"paceline_{name}", text, ["hop", label], registry=self._registry)
+        return Counter(f"paceline_{name}", text, ["hop", label], registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"paceline_{name}", text, ["hop"], buckets=buckets, registry=self._registry).labels(
+        return Histogram(f"paceline_{name}", text, ["hop"], buckets=buckets, registry=self.registry).labels(
             self._hop
         )

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,23 +14,11 @@ from paceline.edge.serve.chat import chat_messages
 from paceline.edge.serve.endpoint import Endpoint
 from paceline.edge.serve.errors import ApiError, refusal, shown
 from paceline.edge.serve.generation import generation_request
+from paceline.edge.serve.page import ASSETS, HEADERS, asset
 from paceline.edge.serve.reply import to_json
 from paceline.edge.serve.schema import Message, Sampled
 from paceline.edge.serve.telling import Teller
 
-OPEN_PATHS = ("/", "/playground/app.js", "/playground/style.css")
-"""Answered without a key: a browser has none to show before the page asks for it."""
-_ASSETS = {
-    "/": ("index.html", "text/html"),
-    "/playground/app.js": ("app.js", "text/javascript"),
-    "/playground/style.css": ("style.css", "text/css"),
-}
-_HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 _DEVICE = "device"
 
 
@@ -39,7 +26,7 @@ class PlaygroundRequest(Sampled):
     """POST /playground/generate"""
 
     prompt: str = ""
-    messages: Annotated[list[Message], Field(max_length=4096)] = []
+    messages: list[Message] = Field(default=[], max_length=4096)
     mode: str | None = None
     max_tokens: Annotated[int | None, Field(ge=1, le=(1 << 32) - 1)] = None
     provisional: bool = True
@@ -54,9 +41,9 @@ def add_playground(app: FastAPI, endpoint: Endpoint, answer: Answer) -> None:
     Args:
         answer: streams the reply that is made for a request id.
     """
-    for path, (name, media_type) in _ASSETS.items():
-        content = files(__package__).joinpath("playground", name).read_bytes()
-        app.add_api_route(path, _asset(content, media_type), include_in_schema=False, response_model=None)
+    for path, (name, media_type) in ASSETS.items():
+        page = _page(asset(name), media_type)
+        app.add_api_route(path, page, include_in_schema=False, response_model=None)
 
     @app.get("/playground/about", include_in_schema=False)
     async def about() -> Any:
@@ -77,8 +64,8 @@ def add_playground(app: FastAPI, endpoint: Endpoint, answer: Answer) -> None:
         return await answer(request, lambda request_id: PlaygroundReply(endpoint, fields, request_id))
 
 
-def _asset(content: bytes, media_type: str) -> Callable[[], Response]:
-    return lambda: Response(content, media_type=media_type, headers=_HEADERS)
+def _page(content: bytes, media_type: str) -> Callable[[], Response]:
+    return lambda: Response(content, media_type=media_type, headers=HEADERS)
 
 
 def _modes(endpoint: Endpoint) -> tuple[str, ...]:
@@ -91,7 +78,11 @@ def _chain(endpoint: Endpoint) -> list[str]:
     if endpoint.config.is_local_only or verifier is None:
         return [_DEVICE]
     hops = verifier.hops
-    return [_DEVICE, *(one.name or one.model_name or "verifier" for one in hops)] if hops else [_DEVICE, "verifier"]
+    return (
+        [_DEVICE, *(one.name or one.model_name or "verifier" for one in hops)]
+        if hops
+        else [_DEVICE, "verifier"]
+    )
 
 
 class PlaygroundReply:
@@ -149,7 +140,10 @@ class PlaygroundReply:
 
 def _summary(report: Report) -> str:
     """A text in one line."""
-    parts = [f"{len(report.token_ids)} tokens in {report.total_s:.2f} s", f"{report.tokens_per_s:.0f} tokens/s"]
+    parts = [
+        f"{len(report.token_ids)} tokens in {report.total_s:.2f} s",
+        f"{report.tokens_per_s:.0f} tokens/s",
+    ]
     if report.drafted_tokens:
         parts.append(f"{report.acceptance_rate:.0%} of {report.drafted_tokens} drafted tokens accepted")
     if report.num_reconnects:
