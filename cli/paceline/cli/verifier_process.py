@@ -101,8 +101,9 @@ def _serving(verb: str, model: str | Path, options: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _process(arguments: Sequence[str], ready_prefix: str) -> Iterator[VerifierProcess]:
-    command = [sys.executable, "-m", "paceline.cli.main", *arguments]
-    command += ["--listen", "127.0.0.1:0", "--drain-s", "1"]
+    group, verb, *options = arguments
+    defaults = ["--listen", "127.0.0.1:0", "--drain-s", "1"]  # first: of an option given twice the last one counts
+    command = [sys.executable, "-m", "paceline.cli.main", group, verb, *defaults, *options]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=hop_environment()
