@@ -3,8 +3,8 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python,$(shell \
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
-# Side by side: half the time of most tests goes by in links and floors that are slow on purpose.
-WORKERS ?= 2
+# Side by side: three quarters of the time of most tests go by in links and floors that are slow on purpose.
+WORKERS ?= 4
 READY := .venv/.ready
 PROTO := proto/paceline/v1/verifier.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO)

@@ -95,7 +95,7 @@ class LiedTo:
     """A chain whose last link lies: a client, a verifier, and perhaps a relay between them."""
 
     def __init__(self, dice: random.Random, *, is_relayed: bool) -> None:
-        config = VerifierConfig(max_draft_tokens=8, max_blocks_in_flight=4)
+        config = VerifierConfig(max_draft_tokens=8, max_blocks_in_flight=4, park_s=0.0)
         self.machines = [Machine("cloud", partial(TableEngine, VOCAB_SIZE, 0), _step_s, config)]
         way: Hop = LyingHop(self._link(self.machines[0]), dice, dice.choice((3, 10, 30)))
         if is_relayed:
