@@ -14,7 +14,7 @@ def test_events_are_told_with_text_counted_from_the_prompt(models: Path) -> None
     tokenizer = Tokenizer(models / "base")
     ids = tokenizer.encode("def f(x):\n    return x")
     report, times = Report("stream", Rule.GREEDY, 3), iter([0.0, 0.5, 1.0, 1.5, 2.0])
-    teller = Teller(tokenizer, report, Estimates(), lambda: next(times))
+    teller = Teller(tokenizer, report, Estimates(), clock=lambda: next(times))
     (ahead,) = teller.tell(ProvisionalEvent(3, ids[:3]))
     assert (ahead["type"], ahead["position"], ahead["at_s"]) == ("provisional", 0, 0.5)
     (back,) = teller.tell(RetractedEvent(5))

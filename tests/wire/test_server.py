@@ -81,7 +81,9 @@ async def test_a_caller_who_has_gone_is_no_incident(caplog: pytest.LogCaptureFix
             return ()
 
     config = ServerConfig("127.0.0.1:0")
-    guarded = Guard(Authenticator(config), {}, lambda _: None)._guarded(behaviour, "/some/Method", lambda request: request)
+    guarded = Guard(Authenticator(config), {}, lambda _: None)._guarded(
+        behaviour, "/some/Method", lambda request: request
+    )
     with caplog.at_level(logging.INFO):
         assert await guarded(None, Context()) is None
     assert [one.levelname for one in caplog.records] == ["INFO"]

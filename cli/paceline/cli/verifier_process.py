@@ -102,7 +102,12 @@ def _serving(verb: str, model: str | Path, options: Sequence[str]) -> list[str]:
 @contextmanager
 def _process(arguments: Sequence[str], ready_prefix: str) -> Iterator[VerifierProcess]:
     group, verb, *options = arguments
-    defaults = ["--listen", "127.0.0.1:0", "--drain-s", "1"]  # first: of an option given twice the last one counts
+    defaults = [
+        "--listen",
+        "127.0.0.1:0",
+        "--drain-s",
+        "1",
+    ]  # first: of an option given twice the last one counts
     command = [sys.executable, "-m", "paceline.cli.main", group, verb, *defaults, *options]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(

@@ -115,7 +115,9 @@ class PlaygroundReply:
         async with endpoint.slots:
             generation = endpoint.client.generate(self._request, self._mode)
             report = generation.report
-            teller = Teller(endpoint.tokenizer, report, endpoint.client.estimates)
+            teller = Teller(
+                endpoint.tokenizer, report, endpoint.client.estimates, is_direct=len(_chain(endpoint)) == 2
+            )
             endpoint.metrics.began()
             reason = "abandoned"
             yield {"type": "start", "at_s": 0.0, "chain": _chain(endpoint), "mode": self._mode}

@@ -21,6 +21,7 @@ class Teller:
         tokenizer: of the text.
         report: of the generation; grows while it runs.
         estimates: what the client has measured.
+        is_direct: the next hop is the last one, and its passes are the target's.
         clock: seconds.
     """
 
@@ -29,10 +30,13 @@ class Teller:
         tokenizer: Tokenizer,
         report: Report,
         estimates: Estimates,
+        *,
+        is_direct: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tokenizer = tokenizer
         self._num_prompt_tokens = report.num_prompt_tokens
+        self._is_direct = is_direct
         self._clock = clock
         self._began_s = clock()
         self._report = report
@@ -80,11 +84,12 @@ class Teller:
 
     def _gauges(self, at_s: float) -> Mapping[str, Any]:
         report, estimates = self._report, self._estimates
+        pass_s = estimates.decode_s if self._is_direct else 0.0
         count = len(report.token_ids)
         last = report.decisions[-1] if report.decisions else None
         return {
             "tokens_per_s": count / at_s if at_s > 0 else 0.0,
-            "cloud_tokens_per_s": 1 / estimates.decode_s if estimates.decode_s else None,
+            "cloud_tokens_per_s": 1 / pass_s if pass_s else None,
             "acceptance": report.acceptance_rate if report.drafted_tokens else None,
             "round_trip_s": estimates.round_trip.typical_s,
             "passes_per_token": report.num_passes / count if count else None,

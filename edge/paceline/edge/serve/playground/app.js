@@ -379,7 +379,7 @@ setTheme($("theme").value);
 $("legend").append(
   ...Object.entries({
     ...ORIGINS,
-    "accepted by1": "drafted by a relay, accepted",
+    by1: "underlined: by a relay on the way",
     provisional: "a draft, not checked yet",
     struck: "a draft taken back",
   }).map(([origin, meaning]) => {
