@@ -64,6 +64,7 @@ PROTECTIONS = (
         (*_SERVER, "--tls-client-ca", "{keys}/ca.pem", "--token-key", "{keys}/secret"),
         _known,
     ),
+    Protection("receipts", ("--receipt-key", "{keys}/secret")),
     Protection("padding, 256 bytes", ask={"pad_to": 256}),
     Protection("TLS, padding, 256 bytes", _SERVER, _trusting, {"pad_to": 256}),
 )
