@@ -1,6 +1,7 @@
 """Clients from names, and the one without an event loop."""
 
 import threading
+import time
 
 import pytest
 
@@ -69,6 +70,9 @@ def test_leaving_early_ends_the_text(verifier) -> None:
         for _ in client.generate(GenerationRequest((1, 2), max_new_tokens=1500), "sync"):
             break
         assert client.complete(REQUEST).token_ids
+        deadline = time.monotonic() + 5
+        while verifier.num_sessions and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert verifier.num_sessions == 0
         with pytest.raises(InvalidRequest, match="mode"):
             client.generate(REQUEST, "never")

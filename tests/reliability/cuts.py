@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from paceline.cli.authority import Authority, write_pair
-from paceline.cloud.config import ServerConfig
+from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
@@ -95,7 +95,8 @@ def encrypted(folder: Path, peer_timeout_s: float = 10.0) -> Links:
 
 def _verifier(engine: TableEngine) -> Verifier:
     """On the event loop, as the drafters are: threads would cost most of the time."""
-    return Verifier(engine, TargetInfo("table", "test"), runner=VirtualRunner(lambda _: STEP_S))
+    config = VerifierConfig(park_s=0.0)  # so that nothing may be held afterwards
+    return Verifier(engine, TargetInfo("table", "test"), config, runner=VirtualRunner(lambda _: STEP_S))
 
 
 class Rig:

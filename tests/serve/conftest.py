@@ -104,7 +104,7 @@ def serving(
     engine = TableEngine(VOCAB, spread=2.0, step_s=step_s)
     tokenizer = Tokenizer(models / "base")
     info = TargetInfo("table", "test", (END,), tokenizer.fingerprint)
-    target = Verifier(engine, info, verifier or VerifierConfig(max_sessions=64))
+    target = Verifier(engine, info, verifier or VerifierConfig(max_sessions=64, park_s=0.0))
     started: list[Running] = []
     ready = threading.Event()
 

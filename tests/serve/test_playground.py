@@ -9,6 +9,8 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
+pytestmark = pytest.mark.slow  # playwright switches stacks, which other tests of the process need not bear
+
 PROMPT = "def fib(n):"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -7,6 +7,7 @@ import pytest
 
 from paceline.cloud.config import VerifierConfig
 from paceline.common.errors import InternalError, InvalidRequest, Unreachable
+from paceline.common.logs import formatter
 from paceline.edge.serve.config import ServeConfig
 
 USER = [{"role": "user", "content": "a"}]
@@ -147,6 +148,7 @@ def test_long_bodies_are_refused(serve) -> None:
 def test_every_reply_has_the_request_s_id(endpoint, caplog) -> None:
     """The caller's own where it fits, refusals included; else a new one. The verifier's log has it too."""
     caplog.set_level("INFO", "paceline.cloud.desk")
+    caplog.handler.setFormatter(formatter("text"))
     assert endpoint.ask("GET", "/version", headers={"X-Request-ID": "mine"})[1]["x-request-id"] == "mine"
     status, headers, _ = endpoint.ask("POST", CHAT, {}, {"X-Request-ID": "mine"})
     assert (status, headers["x-request-id"]) == (400, "mine")
@@ -159,7 +161,7 @@ def test_every_reply_has_the_request_s_id(endpoint, caplog) -> None:
     _, _, reply = endpoint.ask("POST", PLAIN, body, {"X-Request-ID": "mine"})
     assert reply["id"] == "cmpl-mine"
     assert reply["paceline"]["request_id"] == "mine"
-    assert "request 'mine'" in caplog.text
+    assert 'request_id="mine"' in caplog.text
 
 
 def test_too_many_requests_are_told_when_to_come_back(serve) -> None:

@@ -335,7 +335,7 @@ PLANTED: dict[Plant, int] = {
     randomness_per_attempt: 7,
     no_base_check: 450,
     end_of_stream_is_the_end: 3,
-    no_catch_up: 73,
+    no_catch_up: 43,
     opinions_survive_a_stream: 2464,
     known_text_survives_a_stream: 124,
     blocks_survive_a_stream: 7,

@@ -104,7 +104,7 @@ def both(keys: Keys, **tenants: frozenset[Rule]) -> ServerConfig:
 
 async def outcome(address: str, calling: Calling) -> tuple[type[PacelineError], Status]:
     """How a caller is refused when it asks what is served; the same when it opens a stream."""
-    hop = GrpcHop(address, calling=calling, connect_timeout_s=0.3)
+    hop = GrpcHop(address, calling=calling, connect_timeout_s=1.0)
     try:
         with pytest.raises(PacelineError) as asked:
             await hop.describe()

@@ -14,7 +14,7 @@ from paceline.cli import edge
 from paceline.cli import edge_options as options
 from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.from_file import drafter_section
-from paceline.cli.inputs import check_mode, parse_count, parse_fill, parse_rule
+from paceline.cli.inputs import DraftModelDigest, check_mode, parse_count, parse_fill, parse_rule
 from paceline.cli.version import software_version
 from paceline.common.errors import MissingDependency
 from paceline.common.hops.security import Calling
@@ -86,6 +86,7 @@ def serve(
     listen: Listen = "127.0.0.1:8080",
     verifier: options.Verifier = options.LOOPBACK,
     draft_model: options.DraftModel = None,
+    draft_model_digest: DraftModelDigest = None,
     api_key_file: ApiKeyFile = None,
     cors_origin: CorsOrigin = None,
     allowed_host: AllowedHost = None,
@@ -111,6 +112,8 @@ def serve(
     objective: options.ObjectiveName = "latency",
     offline: options.Offline = False,
     reconnect_s: options.ReconnectS = 30.0,
+    wait_s: options.WaitS = 0.0,
+    pad_to: options.PadTo = 0,
     drafter: options.DrafterKind = "onnx",
     tokenizer: options.TokenizerPath = None,
     draft_device: options.DraftDevice = "cpu",
@@ -136,6 +139,8 @@ def serve(
         objective=Objective.parse(objective),
         offline=offline,
         reconnect_s=reconnect_s,
+        wait_s=wait_s,
+        pad_to=pad_to,
     )
     edge.check(template)
     config = _config_class()(
@@ -154,7 +159,9 @@ def serve(
     section = drafter_section(ctx, drafter)
     addresses = () if mode == "local" else verifier
     calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
-    model = edge.load_edge(draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section)
+    model = edge.load_edge(
+        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
+    )
     asyncio.run(_serve(config, addresses, model, calling, chat_template))
 
 

@@ -226,7 +226,8 @@ class _Pipeline:
 
     def _follow(self, commit: Commit) -> Settled:
         """Take over what the next hop says the text is."""
-        self._stuck_s = None
+        if commit.is_final:  # what a relay thinks meanwhile brings the text no further
+            self._stuck_s = None
         settled = self._tail.follow(commit.position, commit.token_ids, is_final=commit.is_final)
         contradicted = settled.refuted_at is not None
         if self._drafting is not None:
