@@ -64,12 +64,14 @@ def extras() -> Iterator[None]:
 
 
 def pair_of(target: Path | None, draft_model: Path | None, drafter: str) -> Pair:
+    """The models to measure with; the shipped ones where none are named."""
     from paceline.benchmarks.pair import choose_pair
 
     return choose_pair(target, draft_model, drafter)
 
 
 def texts_of(file: Path | None, shipped: str, count: int) -> list[str]:
+    """Prompts of a file, or the shipped ones."""
     from paceline.benchmarks.pair import shipped_prompts
     from paceline.benchmarks.prompts import load_prompts
 
