@@ -59,8 +59,6 @@ def test_every_option_in_deploy_exists(deploy: Path) -> None:
     """Images, compose, units and chart start the program with options it has."""
     lines = dict(commands(deploy))
     unknown = {where: found for where, line in lines.items() if (found := unknown_options(line))}
-    if ["serve"] in unknown.values():  # `edge serve` is not there yet
-        unknown = {where: found for where, found in unknown.items() if found != ["serve"]}
 
     assert unknown == {}
     assert len(lines) == 7
