@@ -229,8 +229,7 @@ class Desk:
             raise InvalidRequest(
                 "the first message must be open", field="payload", cure="send open, then drafts"
             )
-        if isinstance(message, Open | Steered):
-            port.know(message, self.metrics.hop)
+        port.know(message, self.metrics.hop)
         if self._is_draining:
             raise going_away()
         if isinstance(message, Steered):
