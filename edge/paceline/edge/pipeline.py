@@ -393,7 +393,7 @@ class _Pipeline:
 
     @property
     def _max_block(self) -> int:
-        return self._run.max_draft_tokens(self._session.opened)
+        return self._run.max_draft_tokens(self._session)
 
     def _may_send(self) -> bool:
         window = min(self._run.window(self._session), self._pacing.max_blocks_in_flight)

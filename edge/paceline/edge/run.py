@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from paceline.common.drafter import Drafter
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.base import SESSION_HEADER, Hop, Stream, stream_headers
-from paceline.common.messages import Description, FillPolicy, Open, Opened
+from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.padding import tokens_that_fit
 from paceline.common.session import EdgePhase, EdgeSession
 from paceline.common.session.limits import SESSION_ID_BYTES
@@ -20,7 +20,7 @@ from paceline.edge.request import GenerationRequest, Report, Round
 _ANY_VOCAB = 1 << 31
 _WINDOW_BEFORE_OPENED = 4
 """Blocks sent before the verifier has said how many it takes."""
-_SMALL_BLOCK = 16
+_SMALL_BLOCK = 8
 """Longest block while no verifier has said what it takes."""
 
 
@@ -69,9 +69,11 @@ class Run:
             )
         return self.hop
 
-    def max_draft_tokens(self, opened: Opened | None) -> int:
-        """Longest block."""
-        known, pad_to = opened or self.verifier, self.request.pad_to
+    def max_draft_tokens(self, session: EdgeSession) -> int:
+        """Longest block. Whoever answers when a text is opened again may take shorter ones than who did before."""
+        described = None if session.num_opens > 1 else self.verifier
+        known = session.opened if session.phase is EdgePhase.LIVE else described
+        pad_to = self.request.pad_to
         most = known.max_draft_tokens if known else _SMALL_BLOCK
         return min(most, tokens_that_fit(pad_to)) if pad_to else most
 

@@ -51,6 +51,8 @@ from paceline.simulation.worlds import (
 
 _FLEET_KEYS = (b"what verifiers of a simulated fleet share",)
 _LINGER_S = 8.0
+_HOLD_BACK = ("repeat", "stall", "clog", "one way up", "one way down")
+"""Faults after which an Open may arrive late."""
 """After so long nothing of a text may be left."""
 _RETRIES_PER_FAULT = 6
 """A pause that doubles reaches a second in so many attempts."""
@@ -133,7 +135,8 @@ class _Run:
                 park_s=plan.park_s,
                 max_parked_sessions=plan.max_parked,
                 receipt_keys=(lambda: _FLEET_KEYS) if is_last else None,
-                require_receipts=is_last,
+                # To a target a relay's texts are the relay's; past it nothing proves what was written before.
+                require_receipts=is_last and plan.form != "past a relay",
             )
             engine = self._model(is_last)
             self.machines.append(
@@ -296,6 +299,8 @@ class _Run:
         # A stream that is repeated sends all its blocks at once, beyond the window.
         may_exhaust = plan.family == "overload" or any(fault.kind == "repeat" for fault in plan.faults)
         allowed = {Status.UNAVAILABLE} | ({Status.RESOURCE_EXHAUSTED} if may_exhaust else set())
+        if plan.form == "past a relay":  # a receipt made for the relay, or for whoever goes past it
+            allowed |= {Status.FAILED_PRECONDITION}
         for machine in self.machines:
             wrong = {status: count for status, count in machine.refusals.items() if status not in allowed}
             if wrong:
@@ -314,10 +319,7 @@ class _Run:
         if is_whole and outcome.num_refused and not may_exhaust:
             raise Violation(f"{outcome.num_refused} texts refused although no machine was lost")
         # An Open that a link held back, of a stream its client has left since, ends the one that overtook it.
-        held_back = plan.family == "overload" and any(
-            one.kind in ("stall", "one way up") for one in plan.faults
-        )
-        if self._way_up.num_fenced and not held_back and not any(one.kind == "repeat" for one in plan.faults):
+        if self._way_up.num_fenced and not any(one.kind in _HOLD_BACK for one in plan.faults):
             raise Violation(f"{self._way_up.num_fenced} live streams ended for another one")
         num_reasons = outcome.num_broken + outcome.num_refused + self._way_up.num_fenced
         if outcome.num_reconnects > num_reasons:

@@ -85,6 +85,7 @@ class EdgeSession:
         self.committed = Prefix((*request.prompt_token_ids, *request.committed_token_ids))
         self.known = Prefix(self.committed)
         self._num_given = len(self.committed)
+        self.num_opens = 0
         self.origins: list[Origin] = [Origin.ACCEPTED] * len(request.committed_token_ids)
         self.opened: Opened | None = None
         self.finish_reason: FinishReason | None = None
@@ -107,6 +108,7 @@ class EdgeSession:
     def open(self) -> Open:
         """The first message of a connection; after a lost one it carries everything committed so far."""
         self.phase = EdgePhase.OPENING
+        self.num_opens += 1
         self.known.truncate(len(self.committed))
         self._in_flight.clear()
         self._dead_ends = DeadEnds()  # what a relay contradicted another hop may accept
