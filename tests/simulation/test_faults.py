@@ -337,7 +337,7 @@ PLANTED: dict[Plant, int] = {
     end_of_stream_is_the_end: 3,
     no_catch_up: 43,
     opinions_survive_a_stream: 2464,
-    known_text_survives_a_stream: 124,
+    known_text_survives_a_stream: 983,
     blocks_survive_a_stream: 7,
     drafts_not_sent_again: 14,
     settled_drafts_not_sent_again: 6,
