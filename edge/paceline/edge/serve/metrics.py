@@ -1,7 +1,8 @@
 """Prometheus metrics of an endpoint. Suffixes are vLLM's, so that existing dashboards keep working."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import generate_latest
 
+from paceline.common.metrics import Instruments
 from paceline.common.tokens import Origin
 from paceline.edge.request import Report
 
@@ -13,27 +14,24 @@ class EndpointMetrics:
     """Counters of one endpoint; every one carries the hop's name as a label."""
 
     def __init__(self, hop: str = "edge") -> None:
-        self.registry = CollectorRegistry()
+        make = Instruments(hop)
+        self.registry = make.registry
         """What the client behind it counts is kept here too."""
         self._hop = hop
-        self._prompt = self._counter("prompt_tokens", "Prompt tokens of texts that ended")
-        self._generated = self._counter("generation_tokens", "Tokens written")
-        self._unverified = self._counter("unverified_tokens", "Tokens no target has seen")
-        self._rounds = self._counter("spec_decode_num_drafts", "Rounds with drafts")
-        self._drafted = self._counter("spec_decode_num_draft_tokens", "Tokens sent for verification")
-        self._accepted = self._counter("spec_decode_num_accepted_tokens", "Drafted tokens that stand")
-        self._reconnects = self._counter("reconnects", "Links that broke and came back within a text")
-        self._ended = self._labelled("request_success", "Texts that ended", "finished_reason")
-        self._refused = self._labelled("http_refusals", "Requests that were refused", "status")
-        self._running = Gauge(
-            "paceline_num_requests_running", "Texts under way", ["hop"], registry=self.registry
-        ).labels(hop)
-        self._verifier_up = Gauge(
-            "paceline_verifier_up", "Whether the verifier answered last", ["hop"], registry=self.registry
-        ).labels(hop)
-        self._first = self._histogram("time_to_first_token_seconds", "Until the first token", _SECONDS)
-        self._whole = self._histogram("e2e_request_latency_seconds", "Of a text, in all", _SECONDS)
-        self._each = self._histogram("time_per_output_token_seconds", "After the first token", _PER_TOKEN)
+        self._prompt = make.counter("prompt_tokens", "Prompt tokens of texts that ended")
+        self._generated = make.counter("generation_tokens", "Tokens written")
+        self._unverified = make.counter("unverified_tokens", "Tokens no target has seen")
+        self._rounds = make.counter("spec_decode_num_drafts", "Rounds with drafts")
+        self._drafted = make.counter("spec_decode_num_draft_tokens", "Tokens sent for verification")
+        self._accepted = make.counter("spec_decode_num_accepted_tokens", "Drafted tokens that stand")
+        self._reconnects = make.counter("reconnects", "Links that broke and came back within a text")
+        self._ended = make.counters("request_success", "Texts that ended", "finished_reason")
+        self._refused = make.counters("http_refusals", "Requests that were refused", "status")
+        self._running = make.gauge("num_requests_running", "Texts under way")
+        self._verifier_up = make.gauge("verifier_up", "Whether the verifier answered last")
+        self._first = make.histogram("time_to_first_token_seconds", "Until the first token", _SECONDS)
+        self._whole = make.histogram("e2e_request_latency_seconds", "Of a text, in all", _SECONDS)
+        self._each = make.histogram("time_per_output_token_seconds", "After the first token", _PER_TOKEN)
 
     def began(self) -> None:
         """A text is under way."""
@@ -68,14 +66,3 @@ class EndpointMetrics:
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"paceline_{name}", text, ["hop"], registry=self.registry).labels(self._hop)
-
-    def _labelled(self, name: str, text: str, label: str) -> Counter:
-        return Counter(f"paceline_{name}", text, ["hop", label], registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"paceline_{name}", text, ["hop"], buckets=buckets, registry=self.registry).labels(
-            self._hop
-        )
