@@ -47,7 +47,8 @@ STAYS = {
     "stop": "stop strings are looked for here",
     "prediction": "only what of it is drafted is sent, as drafts",
     "user, metadata, safety_identifier, prompt_cache_key": "read by nobody, kept nowhere",
-    "API keys and other headers": "checked here; X-Request-ID alone goes on",
+    "API keys and other headers": "checked here; X-Request-ID goes on, and a hash of it that load balancers read; with "
+    "tracing switched on, the trace's id",
 }
 """What is not sent."""
 
