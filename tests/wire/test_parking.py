@@ -166,9 +166,9 @@ async def test_parked_caches_make_room_and_go_with_the_verifier(serve: Any) -> N
             await until(lambda: not served.verifier.num_sessions)
         assert served.verifier.num_parked == 3
         async with AsyncExitStack() as stack:
-            long = replace(OPEN, max_new_tokens=130, session_id=b"")
+            long = replace(OPEN, max_new_tokens=162, session_id=b"")
             await begin(hop, long, stack)
-            assert served.verifier.num_parked == 0, "30 + 130 + a block, in pages: 224 of 256"
+            assert served.verifier.num_parked == 0, "30 + 162 + a block, in pages: all of 256"
         await left(hop, OPEN)
         await until(lambda: served.verifier.num_parked)
         served.verifier.drain(0.0)
