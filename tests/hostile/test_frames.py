@@ -172,7 +172,10 @@ async def test_no_method_is_registered_with_the_core(serve: Any, monkeypatch: py
     registered = []
     kind = type(grpc.aio.server())
     monkeypatch.setattr(kind, "add_registered_method_handlers", lambda *args: registered.append(args[1]))
-    async with serve(listening=ServerConfig("127.0.0.1:0", reflection=True)) as served, served.client() as client:
+    async with (
+        serve(listening=ServerConfig("127.0.0.1:0", reflection=True)) as served,
+        served.client() as client,
+    ):
         await assert_as_ever(served, client, 0)
     assert registered == []
 

@@ -171,8 +171,8 @@ class Server:
 
 
 class _ByName:
-    """Adds handlers that are found by name alone, none registered with the core: when the accept loop of grpc.aio 1.85.1
-    ends by itself it frees what the core still writes into, one call per registered method (decision 0019)."""
+    """Adds handlers that are found by name alone, none registered with the core: where the accept loop of grpc.aio
+    1.85.1 ends by itself it frees what the core still writes into, one call per registered method (decision 0019)."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
