@@ -5,6 +5,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 BIN := .venv/bin
 # Side by side: three quarters of the time of most tests go by in links and floors that are slow on purpose.
 WORKERS ?= 4
+# Slow tests compute; those that measure times come last, one by one.
+CORES ?= 2
 READY := .venv/.ready
 PROTO := proto/paceline/v1/verifier.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO)
@@ -49,7 +51,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 -m "not slow and not gpu"
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -q --durations=10 -m "slow and not gpu"
+	@$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu"
+	@$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .

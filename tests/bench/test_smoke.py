@@ -64,6 +64,7 @@ def test_vocab_covers_every_rule() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_protections_are_measured_on_equal_texts(pair: "TinyPair") -> None:
     """One text with each of them; padding adds bytes, and TLS adds what messages do not show."""
     found = bench("protections", *models(pair))
@@ -71,9 +72,10 @@ def test_protections_are_measured_on_equal_texts(pair: "TinyPair") -> None:
     bare, padded, tls = prices["none"], prices["padding, 256 bytes"], prices["TLS"]
     assert found["num_different_texts"] == 0
     assert len({one["round_us"]["count"] for one in found["prices"]}) == 1
-    assert (
-        padded["payload_bytes_per_token"] > bare["payload_bytes_per_token"] == tls["payload_bytes_per_token"]
+    assert tls["payload_bytes_per_token"] == pytest.approx(bare["payload_bytes_per_token"], rel=0.02), (
+        "the times in verdicts are numbers of one or two bytes"
     )
+    assert padded["payload_bytes_per_token"] > 1.1 * bare["payload_bytes_per_token"]
     assert tls["tcp_bytes_per_token"] > bare["tcp_bytes_per_token"] > bare["payload_bytes_per_token"]
 
 

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -107,7 +108,7 @@ async def wave(watch: Watch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-async def test_memory_is_bounded_under_clients_that_vanish(models: Path) -> None:
+async def test_memory_is_bounded_under_clients_that_vanish(models: Path, record_property: Any) -> None:
     """Live and parked sessions stay within their bounds and end; the second of two equal waves adds at most 5 % to the
     resident memory."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -122,7 +123,8 @@ async def test_memory_is_bounded_under_clients_that_vanish(models: Path) -> None
         for _ in range(2):
             await wave(watch)
             sizes.append(watch.rss_bytes)
-    print(f"resident MB: {[round(size / 1e6, 1) for size in sizes]}; at most {watch.most}")
+    record_property("resident MB", str([round(size / 1e6, 1) for size in sizes]))
+    record_property("at most", str(watch.most))
     assert 0 < watch.most["num_requests_running"] <= MAX_SESSIONS
     assert 0 < watch.most["num_sessions_parked"] <= MAX_PARKED
     assert sizes[2] <= 1.05 * sizes[1]

@@ -24,8 +24,7 @@ def links(folder: Path, *, is_encrypted: bool, peer_timeout_s: float = 10.0) -> 
 
 def check(tally: Tally, record_property: Any, what: str) -> None:
     """What P1 promises; says what was done."""
-    print(f"\n{what}: {tally}")
-    record_property("tally", str(tally))
+    record_property(what, str(tally))
     assert tally.num_changed == 0
     assert tally.num_breaks > 0.5 * tally.num_texts, "the cuts come while there is a text"
     assert tally.num_reconnects > 0.3 * tally.num_breaks, "and texts survive them"
@@ -76,7 +75,7 @@ async def test_a_cut_at_every_byte_changes_nothing(
     tally = await sweep(tmp_path, hop, NUM_PARTS, 1 + part, is_encrypted=is_encrypted)
     check(tally, record_property, hop)
     begun = await begin(tmp_path, hop, 17 * NUM_PARTS, 1 + 17 * part, is_encrypted=is_encrypted)
-    print(f"{hop}, connections: {begun}")
+    record_property(f"{hop}, connections", str(begun))
     assert begun.num_changed == 0
     assert begun.num_reconnects <= 1.05 * begun.num_breaks
 

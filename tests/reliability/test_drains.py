@@ -113,7 +113,6 @@ def check(rolling: Rolling, written: Written, record_property: Any) -> None:
         f"{rolling.num_opened_while_draining} taken while draining, "
         f"longest exit {max(rolling.exits_s):.2f} s at {GRACE_S:g} s of grace"
     )
-    print(f"\n{tally}")
     record_property("tally", tally)
     assert written.num_changed == 0
     assert rolling.num_opened_while_draining == 0

@@ -50,8 +50,7 @@ def check(fleet: Fleet, writer: Writer, record_property: Any, what: str) -> None
         f"{written.num_reconnects} reconnects, recovery p50 {statistics.median(seconds):.2f} s, "
         f"p99 {seconds[int(0.99 * (len(seconds) - 1))]:.2f} s, longest {seconds[-1]:.2f} s"
     )
-    print(f"\n{what}: {tally}")
-    record_property("tally", tally)
+    record_property(what, tally)
     assert written.num_changed == 0
     assert written.num_reconnects > 0, "texts are under way when verifiers die"
 

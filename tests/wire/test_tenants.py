@@ -168,8 +168,9 @@ async def test_a_guessed_prompt_does_not_show(house: House) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.timeout(1800)
-async def test_time_does_not_tell_whose_id_it_was(house: House) -> None:
+async def test_time_does_not_tell_whose_id_it_was(house: House, record_property: Any) -> None:
     """Times to the first token with copied and with never-existing ids are of one law (Kolmogorov-Smirnov); those with
     the tenant's own are not, or this would say nothing."""
     samples: dict[str, list[float]] = {"copied": [], "never": [], "own": []}
@@ -183,7 +184,9 @@ async def test_time_does_not_tell_whose_id_it_was(house: House) -> None:
             samples[kind].append((await house.open(*tries[kind])).ttft_s)
         samples["own"].append((await house.open("acme", again)).ttft_s)
     alike, unlike = (ks_p(samples[kind], samples["never"]) for kind in ("copied", "own"))
-    print(f"KS p: copied against never {alike:.3f}, own against never {unlike:.1e}")
+    record_property(
+        "KS p", f"copied against never {alike:.3f}, own against never {unlike:.1e}; {NUM_TIMED} of each"
+    )
     assert alike > 0.01
     assert unlike < 1e-6
 
