@@ -8,6 +8,7 @@ WORKERS ?= 4
 # Slow tests compute; those that measure times come last, one by one.
 CORES ?= 2
 READY := .venv/.ready
+READY_SLOW := .venv/.ready-slow
 PROTO := proto/paceline/v1/verifier.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO)
 
@@ -44,13 +45,18 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(READY_SLOW): $(READY)
+	@echo "installing what only the slow tests need into .venv (once; some 400 MB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slow]'
+	@touch $@
+
 demo: $(READY)
 	@$(BIN)/paceline demo
 
 test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 -m "not slow and not gpu"
 
-test-slow: $(READY)
+test-slow: $(READY_SLOW)
 	@$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu"
 	@$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu"
 
