@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.messages import Description, FillPolicy, Open
+from paceline.common.session import EdgeSession
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
 from paceline.edge import pipeline as pipeline_module
 from paceline.edge.client import Client
@@ -328,3 +329,30 @@ async def test_offline_from_the_start_to_the_end(serve: Any) -> None:
         assert report.token_ids == screen == served.text(request)
         assert set(report.origins) == {Origin.UNVERIFIED}
         assert report.finish_reason is FinishReason.LENGTH
+
+
+async def test_whoever_gives_up_waiting_misses_no_message(serve: Any) -> None:
+    """A read that nobody waits for any more is finished: the next one to ask has its message, and when the stream ends
+    nothing is left reading."""
+    async with serve(slow_engine(0.02)) as served:
+        hop = GrpcHop(served.address)
+        session = EdgeSession(Open(PROMPT, 500, fill=FillPolicy.UNLIMITED))
+        num_given_up = 0
+        async with hop.stream() as stream:
+            await stream.send(session.open())
+            while len(session.committed) < len(PROMPT) + 5:
+                try:
+                    async with asyncio.timeout(0.004):
+                        message = await stream.receive()
+                except TimeoutError:
+                    num_given_up += 1
+                else:
+                    session.receive(message)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await stream.receive()
+        text = served.text(GenerationRequest(PROMPT, 500))
+        assert session.committed.list() == [*PROMPT, *text[: len(session.committed) - len(PROMPT)]]
+        assert num_given_up > 3
+        assert not [one for one in asyncio.all_tasks() if one.get_coro().__qualname__.endswith(".read")]
+        await hop.close()

@@ -107,10 +107,11 @@ class GrpcHop:
         async with self._links.use() as channel:
             metadata = self._metadata()
             call = channel.stream_stream(_DECODE)(metadata=(*metadata, *stream_headers.get()))
+            stream = _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
             try:
-                yield _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
+                yield stream
             finally:
-                call.cancel()
+                await stream.end()
 
     async def close(self) -> None:
         """Close the link."""
@@ -141,6 +142,8 @@ class _GrpcStream:
         self._writer = RequestWriter()
         self._writing = asyncio.Lock()
         """The core takes one message at a time, and fails the whole call over a second one."""
+        self._reading: asyncio.Future[Any] | None = None
+        """Outlives whoever waits for it: of a read that is cancelled grpc.aio keeps the message for good."""
         self._translate = translate
         self._has_new_token = has_new_token
 
@@ -155,8 +158,11 @@ class _GrpcStream:
             return
 
     async def receive(self) -> ServerMessage | None:
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
         try:
-            data = await self._call.read()
+            data = await asyncio.shield(self._reading)
+            self._reading = None
             if data is grpc.aio.EOF:
                 await self._raise_for_status()
                 return None
@@ -169,6 +175,12 @@ class _GrpcStream:
         if isinstance(message, ErrorMessage):
             self._require_same_token(message.status)
         return message
+
+    async def end(self) -> None:
+        """Cancel it where it is still open."""
+        self._call.cancel()
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     def _require_same_token(self, status: Status) -> None:
         """A token that ran out while there is a fresh one is a lost link: whoever opens again shows that one."""
