@@ -123,6 +123,7 @@ class Run:
                 request_id=request.request_id,
                 pad_to=request.pad_to,
                 session_id=request.session_id or new_session_id(),
+                attempt=request.attempt,
                 receipt=request.receipt,
                 receipt_length=request.receipt_length,
                 logprobs=request.logprobs,
