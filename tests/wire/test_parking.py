@@ -149,7 +149,11 @@ async def test_a_stream_is_not_fenced_by_an_older_one(serve: Any, relay: Any) ->
     """A link held an Open back until the next had overtaken it: it is refused, by a verifier and by a relay, and the
     newer one's text is complete."""
     long = replace(OPEN, max_new_tokens=60)
-    async with serve(engine()) as served, relay(served, [engine()]) as (relays, hop), AsyncExitStack() as stack:
+    async with (
+        serve(engine()) as served,
+        relay(served, [engine()]) as (relays, hop),
+        AsyncExitStack() as stack,
+    ):
         await relays[0].connected()
         straight = GrpcHop(served.address)
         for way in (straight, hop):

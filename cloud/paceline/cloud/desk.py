@@ -271,8 +271,8 @@ class Desk:
             port.ledger = ledger if Feature.RECEIPTS in session.features else None
 
     def _fence(self, name: Name, attempt: tuple[int, ...]) -> None:
-        """Of two streams under this name the older one has lost its client: a live one ends, and leaves its cache to the
-        new one; a new one that a link had held back is refused."""
+        """Of two streams under this name the older one has lost its client. Where that is the live one it ends, and
+        leaves its cache; where it is this one, which a link had held back, it is refused."""
         cure = "go on there, or open it under another one"
         fenced = Fenced("the session goes on in another stream", field="session_id", cure=cure)
         if self._caches.is_overtaken(name, attempt):
