@@ -46,7 +46,7 @@ from paceline.simulation.worlds import world
 NUM_FAST = 100
 NUM_SLOW = 5000
 NUM_PLANTED = 4000
-FAILED_ONCE = (3, 6, 7, 114, 212, 225, 233, 430, 1753, 2397, 2464, 30124)
+FAILED_ONCE = (3, 6, 7, 114, 212, 225, 233, 430, 1753, 2397, 2464, 30124, 40803)
 """Seeds of schedules that found a bug; see docs/promises.md."""
 
 
