@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from paceline.common.errors import Incompatible, InvalidRequest, UnsupportedVersion
-from paceline.common.messages import Description
+from paceline.common.messages import Description, FillPolicy, Opened
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
 from paceline.edge.client import Client, check_request
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import GenerationRequest, Report, Round
+from paceline.edge.run import Run
+from paceline.simulation.pair import VirtualWorker
 
 
 class FixedHop:
@@ -137,3 +139,19 @@ def test_a_report_adds_up() -> None:
     assert (report.acceptance_rate, report.mean_acceptance_length, report.tokens_per_s) == (0.5, 3.0, 3.0)
     assert report.rounds[0].network_s == pytest.approx(0.2)
     assert report.rounds[1].network_s == 0.0
+
+
+@pytest.mark.parametrize(("described", "first"), [(64, 8), (4, 4), (None, 8)])
+def test_no_block_is_long_before_the_verifier_that_answers_has_said_what_it_takes(
+    described: int | None, first: int
+) -> None:
+    """Another one than answered when the client connected may take shorter ones; so may whoever answers the next time."""
+    served = None if described is None else Description("0", "m", 64, 99, 1, described, tuple(Rule))
+    request = GenerationRequest((1, 2), 9)
+    run = Run(request, Report("sync", Rule.GREEDY, 2), VirtualWorker(0.0), verifier=served)
+    session = run.session(FillPolicy.OFF)
+    for _ in range(2):
+        session.open()
+        assert run.max_draft_tokens(session) == first
+        session.receive(Opened(64, 32, 4, 2))
+        assert run.max_draft_tokens(session) == 32

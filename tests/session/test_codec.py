@@ -79,6 +79,7 @@ OPENS = st.builds(
     receipt=st.binary(max_size=16),
     receipt_length=U32,
     pad_to=U32,
+    attempt=st.lists(U32, max_size=3).map(tuple),
 )
 LAWS = st.lists(st.tuples(U32, U32), max_size=4).map(
     lambda pairs: QuantisedLaw(*map(tuple, zip(*pairs, strict=True))) if pairs else QuantisedLaw((), ())

@@ -70,6 +70,14 @@ def test_the_last_receipt_is_shown_again_with_the_length_it_is_for() -> None:
         live().receive(Verdict(3, 1, 7, Origin.RECOVERED, receipt=b"short"))
 
 
+def test_streams_are_counted() -> None:
+    """Each is newer than those before it, under a new name too, and after whatever the caller counts."""
+    session = EdgeSession(Open((1, 2), 9, attempt=(3, 7)))
+    assert [session.open().attempt for _ in range(3)] == [(3, 7, 1), (3, 7, 2), (3, 7, 3)]
+    assert session.mends(refusal(Status.ABORTED), b"another name")
+    assert session.open().attempt == (3, 7, 4)
+
+
 def refusal(status: Status, field: str = "", retry_after_s: float = 0.0) -> RemoteError:
     """What a verifier says when it does not take a text."""
     return RemoteError(ErrorMessage(status, "WHY", "no", field, retry_after_s=retry_after_s))

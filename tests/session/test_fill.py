@@ -67,3 +67,14 @@ def test_a_draft_that_is_overdue_is_waited_for_once() -> None:
     patience.on_draft(late_s + 0.002)
     patience.on_commit(late_s + 0.2, 3, judged=True, num_accepted=2, refuted=True)
     assert waits(patience, late_s + 0.2)
+
+
+def test_a_text_that_has_not_begun_yields_to_others_for_a_while_only() -> None:
+    """Under load four passes are left to others, counted from when it could first go on, however often it is asked."""
+    load = Load()
+    for _ in range(100):
+        load.observe(2)
+    patience = Patience()
+    assert patience.fill_at(1.0, PASS_S, load) == 1.0 + 4 * PASS_S
+    assert patience.fill_at(1.0 + 3 * PASS_S, PASS_S, load) == 1.0 + 4 * PASS_S
+    assert patience.fill_at(1.0 + 4 * PASS_S, PASS_S, load) <= 1.0 + 4 * PASS_S

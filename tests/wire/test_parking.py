@@ -1,8 +1,8 @@
 """A stream that breaks off leaves its cache for whoever comes back; and proof of what was written, over gRPC."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,11 @@ import pytest
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row
 from paceline.cloud.engine.table import TableEngine
-from paceline.common.errors import Status
+from paceline.cloud.verifier import TargetInfo, Verifier
+from paceline.common.errors import Status, Unreachable
 from paceline.common.hops.base import Hop, Stream
 from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.inproc import InProcessHop
 from paceline.common.messages import (
     Cancel,
     ClientMessage,
@@ -30,6 +32,7 @@ from paceline.common.messages import (
 from paceline.common.session import EdgeSession
 from paceline.common.tokens import Verdict
 from paceline.edge.request import GenerationRequest
+from paceline.relay.relay import Relay
 
 ID = b"sixteen bytes id"
 OPEN = Open(tuple(range(1, 31)), 20, fill=FillPolicy.UNLIMITED, session_id=ID)
@@ -140,6 +143,77 @@ async def test_a_live_stream_is_fenced_by_the_next_one(serve: Any) -> None:
         assert (error.status, error.reason, error.fatal) == (Status.ABORTED, "FENCED", True)
         assert (served.verifier.num_sessions, served.verifier.num_parked) == (1, 0)
         await hop.close()
+
+
+async def test_a_stream_is_not_fenced_by_an_older_one(serve: Any, relay: Any) -> None:
+    """A link held an Open back until the next had overtaken it: it is refused, by a verifier and by a relay, and the
+    newer one's text is complete."""
+    long = replace(OPEN, max_new_tokens=60)
+    async with (
+        serve(engine()) as served,
+        relay(served, [engine()]) as (relays, hop),
+        AsyncExitStack() as stack,
+    ):
+        await relays[0].connected()
+        straight = GrpcHop(served.address)
+        for way in (straight, hop):
+            session = EdgeSession(long)
+            held_back = session.open()
+            stream, newer, _ = await begin(way, replace(long, attempt=(1, 2)), stack)
+            late = await stack.enter_async_context(way.stream())
+            await late.send(held_back)
+            (error,) = await all_of(late)
+            assert isinstance(error, ErrorMessage)
+            assert (error.status, error.reason, error.fatal) == (Status.ABORTED, "FENCED", True)
+            for message in await all_of(stream):
+                newer.receive(message)
+            assert newer.committed.list(30) == served.text(GenerationRequest(OPEN.prompt_token_ids, 60))
+        await stack.aclose()
+        await straight.close()
+
+
+class Noting:
+    """A way to a verifier that notes which stream is which; the first one breaks at once."""
+
+    def __init__(self, hop: Hop) -> None:
+        self.attempts: list[tuple[int, ...]] = []
+        self.describe = hop.describe
+        self.close = hop.close
+        self._hop = hop
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """See `Hop`."""
+        async with self._hop.stream() as stream:
+            send = stream.send
+
+            async def noted(message: ClientMessage) -> None:
+                if isinstance(message, Open):
+                    self.attempts.append(message.attempt)
+                    if len(self.attempts) == 1:
+                        raise Unreachable("it broke")
+                await send(message)
+
+            stream.send = noted  # type: ignore[method-assign]
+            yield stream
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_relay_counts_its_streams_below_those_of_the_client(serve: Any, counts: bool) -> None:
+    """What it opens anew for one stream of the client's is older than all it opens for the next; where the client does
+    not count, the relay counts its streams for it."""
+    async with serve(engine()) as served:
+        above = Noting(InProcessHop(served.verifier))
+        relay = Relay(Verifier(engine(), TargetInfo("middle", "test")), above, name="relay")
+        relay.start()
+        await relay.connected()
+        opening = EdgeSession(OPEN).open()
+        for number in (1, 2):
+            async with InProcessHop(relay).stream() as stream:
+                await stream.send(replace(opening, attempt=(number,) if counts else ()))
+                assert isinstance((await all_of(stream))[-1], Finished)
+        assert above.attempts == [(1, 1), (1, 2), (2, 1)]
+        await relay.close()
 
 
 async def test_a_fenced_client_goes_on_under_another_name(serve: Any) -> None:

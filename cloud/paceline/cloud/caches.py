@@ -39,6 +39,12 @@ class Caches:
         """The stream that is live under this name."""
         return self._live.get(name)
 
+    def is_overtaken(self, name: Name, attempt: tuple[int, ...]) -> bool:
+        """Whether a later stream of the session than this one is live, or has left its cache."""
+        held = self._live.get(name)
+        known = held.attempt if held is not None else self.parking.attempt(name)
+        return bool(attempt) and attempt < known
+
     def give(self, port: Port, session: VerifierSession, needed: int) -> None:
         """A session begins: it gets what an earlier stream left, if that is of use, and room for `needed` tokens."""
         port.cache_key = port.key
@@ -57,7 +63,8 @@ class Caches:
             return
         self._live.pop(port.name, None)
         num_held = self._admission.whole_pages(session.num_held)
-        is_kept = parks and self.parking.park(port.name, port.cache_key, session.cached_token_ids, num_held)
+        text = session.cached_token_ids
+        is_kept = parks and self.parking.park(port.name, port.cache_key, text, num_held, port.attempt)
         if not is_kept:
             self._engine.release(port.cache_key)
         self.parking.fit(self._admission.free_tokens)

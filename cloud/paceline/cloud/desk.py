@@ -239,7 +239,7 @@ class Desk:
         request = session.request
         self._begin_ledger(port, session)
         if request.session_id:
-            self._fence((port.tenant, request.session_id))
+            self._fence((port.tenant, request.session_id), request.attempt)
         now_s = port.opened_s = self.clock()
         self._quotas.check_open(
             port.tenant,
@@ -270,11 +270,15 @@ class Desk:
             ledger = self._receipts.begin(port.tenant, session.request)
             port.ledger = ledger if Feature.RECEIPTS in session.features else None
 
-    def _fence(self, name: Name) -> None:
-        """A stream that is live under this name has lost its client: it ends, and leaves its cache to the new one."""
+    def _fence(self, name: Name, attempt: tuple[int, ...]) -> None:
+        """Of two streams under this name the older one has lost its client. Where that is the live one it ends, and
+        leaves its cache; where it is this one, which a link had held back, it is refused."""
+        cure = "go on there, or open it under another one"
+        fenced = Fenced("the session goes on in another stream", field="session_id", cure=cure)
+        if self._caches.is_overtaken(name, attempt):
+            raise fenced
         if (old := self._caches.holder(name)) is not None:
-            cure = "go on there, or open it under another one"
-            self._tell(old, Fenced("the session goes on in another stream", field="session_id", cure=cure))
+            self._tell(old, fenced)
             self.on_lost(old)
 
     def on_lost(self, port: Port) -> None:

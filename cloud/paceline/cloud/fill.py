@@ -78,7 +78,8 @@ class Patience:
     _is_measured: bool = False
     _expects: bool = False
     """Drafts have been coming."""
-    _committed_s: float | None = None
+    _ready_s: float | None = None
+    """Since when it could go on: when the text last grew, before that when this was asked first."""
     _num_alone: int = 0
     """Tokens committed since then without a draft."""
     _standing: _Share = field(default_factory=lambda: _Share(0.7))
@@ -104,8 +105,8 @@ class Patience:
 
     def on_wrong_draft(self) -> None:
         """A block arrived that continues another text: its drafter begins anew once it has heard of the last commit."""
-        if not self._was_refuted and self._committed_s is not None:
-            self._begin(self._committed_s, was_refuted=True)
+        if not self._was_refuted and self._ready_s is not None:
+            self._begin(self._ready_s, was_refuted=True)
 
     def on_commit(
         self, now_s: float, num_tokens: int, *, judged: bool, num_accepted: int, refuted: bool
@@ -121,7 +122,7 @@ class Patience:
             self._standing.observe(num_accepted, num_accepted + refuted)
             self._refuted.observe(refuted, 1)
         (self._checked if judged else self._alone).observe(num_tokens, 1)
-        self._committed_s = now_s
+        self._ready_s = now_s
         self._num_alone += num_tokens
         if judged or self._since_s is None:
             self._begin(now_s, was_refuted=refuted)
@@ -136,8 +137,9 @@ class Patience:
         Args:
             pass_s: what a pass over one token takes.
         """
-        ready_s = self._committed_s if self._committed_s is not None else now_s
-        yielded_s = ready_s + _YIELDED_PASSES * pass_s if load.is_high else now_s
+        if self._ready_s is None:
+            self._ready_s = now_s
+        yielded_s = self._ready_s + _YIELDED_PASSES * pass_s if load.is_high else now_s
         return max(yielded_s, self._worth_waiting_until(now_s, pass_s))
 
     def _worth_waiting_until(self, now_s: float, pass_s: float) -> float:

@@ -36,6 +36,8 @@ class Parked:
     num_held: int
     """Tokens the engine may hold for it in all, in whole pages."""
     until_s: float = 0.0
+    attempt: tuple[int, ...] = ()
+    """Which of the session's streams left it."""
 
 
 class Parking:
@@ -77,14 +79,21 @@ class Parking:
         """When the next one's time is over, by the clock; empty if none is kept."""
         return tuple(one.until_s for one in islice(self._parked.values(), 1))
 
-    def park(self, name: Name, key: int, token_ids: Sequence[int], num_held: int) -> bool:
+    def attempt(self, name: Name) -> tuple[int, ...]:
+        """Which of a session's streams left what is kept of it; empty if nothing is."""
+        found = self._parked.get(name)
+        return found.attempt if found is not None else ()
+
+    def park(
+        self, name: Name, key: int, token_ids: Sequence[int], num_held: int, attempt: tuple[int, ...] = ()
+    ) -> bool:
         """Keep a cache; whether it is kept. If not, it is still the caller's to free."""
         if not (token_ids and self._park_s and self._max_sessions):
             return False
         self._end(name, Fate.DROPPED)
         if len(self._parked) >= self._max_sessions:
             self._end(next(iter(self._parked)), Fate.EVICTED)
-        self._parked[name] = Parked(key, token_ids, num_held, self._clock() + self._park_s)
+        self._parked[name] = Parked(key, token_ids, num_held, self._clock() + self._park_s, attempt)
         self._metrics.parked()
         return True
 

@@ -83,6 +83,11 @@ class Port:
         return (self.tenant, session_id) if session_id else None
 
     @property
+    def attempt(self) -> tuple[int, ...]:
+        """Which of its session's streams this is; see `Open.attempt`."""
+        return self.session.request.attempt if self.session is not None else ()
+
+    @property
     def is_live(self) -> bool:
         """Whether its text goes on."""
         return self.session is not None and self.session.phase is VerifierPhase.LIVE

@@ -69,6 +69,8 @@ class Open:
     """Of the first `receipt_length` tokens of prompt and history, from their last verdict."""
     receipt_length: int = 0
     logprobs: LogprobsRequest | None = None
+    attempt: tuple[int, ...] = ()
+    """Which of the session's streams this is: greater than that of any before it. Empty: newer than any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias_token_ids: _Optional[_Iterable[int]] = ..., logit_biases: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "session_id", "receipt", "receipt_length", "pad_to", "logprobs")
+    __slots__ = ("protocol_version", "features", "tokenizer_fingerprint", "prompt_token_ids", "committed_token_ids", "seed", "sampling", "rule", "fill", "max_new_tokens", "stop_token_ids", "ignore_eos", "max_fill_passes", "path", "request_id", "deadline_ms", "session_id", "receipt", "receipt_length", "pad_to", "logprobs", "attempt")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,7 @@ class Open(_message.Message):
     RECEIPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PAD_TO_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     features: _containers.RepeatedScalarFieldContainer[Feature]
     tokenizer_fingerprint: bytes
@@ -241,7 +242,8 @@ class Open(_message.Message):
     receipt_length: int
     pad_to: int
     logprobs: LogprobsRequest
-    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., session_id: _Optional[bytes] = ..., receipt: _Optional[bytes] = ..., receipt_length: _Optional[int] = ..., pad_to: _Optional[int] = ..., logprobs: _Optional[_Union[LogprobsRequest, _Mapping]] = ...) -> None: ...
+    attempt: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol_version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., tokenizer_fingerprint: _Optional[bytes] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., committed_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., rule: _Optional[_Union[Rule, str]] = ..., fill: _Optional[_Union[FillPolicy, str]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., max_fill_passes: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., session_id: _Optional[bytes] = ..., receipt: _Optional[bytes] = ..., receipt_length: _Optional[int] = ..., pad_to: _Optional[int] = ..., logprobs: _Optional[_Union[LogprobsRequest, _Mapping]] = ..., attempt: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LogprobsRequest(_message.Message):
     __slots__ = ("num_top", "prompt")

@@ -63,6 +63,8 @@ class GenerationRequest:
     """Padded mode: bytes of every message (`paceline.common.padding`); blocks do not adapt then. 0 for off."""
     session_id: bytes = field(default=b"", repr=False)
     """Under which verifiers keep the cache of a lost stream: 16 bytes, secret; empty: some are drawn."""
+    attempt: tuple[int, ...] = ()
+    """Where a session id is used more than once: greater each time. What else holds the session is then older."""
     receipt: bytes = b""
     """Proof of `committed_token_ids`, if there is one, and the length of the text it is for."""
     receipt_length: int = 0

@@ -21,7 +21,7 @@ _ANY_VOCAB = 1 << 31
 _WINDOW_BEFORE_OPENED = 4
 """Blocks sent before the verifier has said how many it takes."""
 _SMALL_BLOCK = 8
-"""Longest block while no verifier has said what it takes."""
+"""Longest block while the verifier that answers has not said what it takes."""
 
 
 def new_session_id() -> bytes:
@@ -70,11 +70,12 @@ class Run:
         return self.hop
 
     def max_draft_tokens(self, session: EdgeSession) -> int:
-        """Longest block. Whoever answers when a text is opened again may take shorter ones than who did before."""
-        described = None if session.num_opens > 1 else self.verifier
-        known = session.opened if session.phase is EdgePhase.LIVE else described
+        """Longest block. Whoever answers may not be who was asked what it takes, and takes shorter ones: none is long
+        before it has said so."""
+        described = self.verifier.max_draft_tokens if self.verifier else _SMALL_BLOCK
+        is_live = session.opened is not None and session.phase is EdgePhase.LIVE
+        most = session.opened.max_draft_tokens if is_live else min(described, _SMALL_BLOCK)
         pad_to = self.request.pad_to
-        most = known.max_draft_tokens if known else _SMALL_BLOCK
         return min(most, tokens_that_fit(pad_to)) if pad_to else most
 
     def window(self, session: EdgeSession) -> int:
@@ -123,6 +124,7 @@ class Run:
                 request_id=request.request_id,
                 pad_to=request.pad_to,
                 session_id=request.session_id or new_session_id(),
+                attempt=request.attempt,
                 receipt=request.receipt,
                 receipt_length=request.receipt_length,
                 logprobs=request.logprobs,

@@ -216,6 +216,7 @@ class Passage:
             pad_to=opening.pad_to,
             path=(*opening.path, self._name),
             session_id=self._session_id,
+            attempt=opening.attempt,
             receipt=opening.receipt,
             receipt_length=opening.receipt_length,
         )

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import count
 
 from paceline.cloud.identity import Caller, current_caller
 from paceline.cloud.verifier import Verifier
@@ -78,6 +79,7 @@ class Relay:
         self._above: Description | None = None
         self._passages: dict[Passage, None] = {}
         """In the order of their beginnings."""
+        self._arrivals = count(1)
         self._is_draining = False
         self._secret = secrets.token_bytes(_SECRET_BYTES)
 
@@ -240,4 +242,10 @@ class Relay:
             check_logprobs(message.logprobs, self.describe().features)
         eos_token_ids = () if message.ignore_eos else above.eos_token_ids
         stop_token_ids = frozenset(message.stop_token_ids) | frozenset(eos_token_ids)
-        return replace(message, stop_token_ids=tuple(sorted(stop_token_ids)), ignore_eos=True)
+        return replace(
+            message,
+            stop_token_ids=tuple(sorted(stop_token_ids)),
+            ignore_eos=True,
+            # Its streams to the hop above are counted below this one. Who does not count is newer than all before.
+            attempt=message.attempt or (next(self._arrivals),),
+        )

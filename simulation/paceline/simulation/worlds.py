@@ -158,14 +158,17 @@ def _with_tenants(plain: World) -> World:
         return plain
     more = [_text(dice, f"{plain.seed}-more-{index}") for index in range(dice.randint(1, 3))]
     tenants = ("small", "large", "")
-    texts = tuple(replace(text, tenant=dice.choice(tenants)) for text in (*plain.texts, *more))
+    texts: list[Text] = []
+    for text in (*plain.texts, *more):  # no two texts are one session
+        taken = [one.tenant for one in texts if one.request.session_id == text.request.session_id != b""]
+        texts.append(replace(text, tenant=dice.choice([one for one in tenants if one not in taken])))
     small = Quota(
         max_sessions=dice.choice([None, 1, 1, 2]),
         positions_per_s=dice.choice([None, 40.0, 200.0]),
         opens_per_s=dice.choice([None, 2.0, 20.0]),
     )
     max_sessions = dice.choice([plain.max_sessions, 16])
-    return replace(plain, texts=texts, quotas={"small": small}, max_sessions=max_sessions)
+    return replace(plain, texts=tuple(texts), quotas={"small": small}, max_sessions=max_sessions)
 
 
 def _text(dice: random.Random, name: str) -> Text:

@@ -98,6 +98,7 @@ def _encode_open(message: Open) -> pb.Open:
         session_id=message.session_id,
         receipt=message.receipt,
         receipt_length=message.receipt_length,
+        attempt=message.attempt,
         logprobs=None
         if message.logprobs is None
         else pb.LogprobsRequest(num_top=message.logprobs.num_top, prompt=message.logprobs.prompt),
@@ -140,6 +141,7 @@ def _decode_open(message: pb.Open) -> Open:
         session_id=message.session_id,
         receipt=message.receipt,
         receipt_length=message.receipt_length,
+        attempt=tuple(message.attempt),
         logprobs=LogprobsRequest(message.logprobs.num_top, message.logprobs.prompt)
         if message.HasField("logprobs")
         else None,

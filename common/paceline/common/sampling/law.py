@@ -47,7 +47,7 @@ class Law:
     token_ids: NDArray[np.int64]
     """Ascending, unique. int64 [support]."""
     probs: NDArray[np.float64]
-    """Positive, summing to 1 within 1e-9. float64 [support]."""
+    """Summing to 1 within 1e-9; positive, but where the smallest float was divided once more. float64 [support]."""
 
     def prob(self, token_id: int) -> float:
         """Probability of one token; 0.0 outside the support."""

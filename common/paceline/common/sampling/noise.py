@@ -129,7 +129,8 @@ def gumbel_pick(law: Law, seed: int, position: int) -> int:
     if len(token_ids) == 1:
         return int(token_ids[0])
     values = token_uniforms(seed, position, token_ids)
-    with np.errstate(over="ignore"):  # a mass near the smallest float: an infinite ratio, never the least
+    # A mass near the smallest float, or rounded to 0: an infinite ratio, never the least.
+    with np.errstate(over="ignore", divide="ignore"):
         if len(token_ids) < _LAZY_FROM:
             return int(token_ids[(np.log1p(-values) / probs).argmax()])
         bounds = values / probs

@@ -119,6 +119,7 @@ class EdgeSession:
             committed_token_ids=generated,
             receipt=self.receipt,
             receipt_length=self.receipt_length,
+            attempt=(*self.request.attempt, self.num_opens),
         )
 
     def mends(self, error: RemoteError, session_id: bytes) -> bool:

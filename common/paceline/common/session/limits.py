@@ -15,6 +15,8 @@ MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_RELAYS = 7
+MAX_ATTEMPT = 2 + MAX_RELAYS
+"""Numbers of `Open.attempt`: of each hop below, and of whoever uses a session id for several texts."""
 MAX_NAME = 64
 SESSION_ID_BYTES = 16
 RECEIPT_BYTES = 16
@@ -124,6 +126,10 @@ def _check_resumption(request: Open) -> None:
         found = len(getattr(request, name))
         if found not in (0, size):
             raise InvalidRequest(f"{found} bytes", field=name, cure=f"send {size}, or none")
+    if len(request.attempt) > MAX_ATTEMPT:
+        raise InvalidRequest(
+            f"{len(request.attempt)} numbers", field="attempt", cure=f"send at most {MAX_ATTEMPT}"
+        )
     num_prompt, num_history = len(request.prompt_token_ids), len(request.committed_token_ids)
     if request.receipt and not num_prompt < request.receipt_length <= num_prompt + num_history:
         raise InvalidRequest(

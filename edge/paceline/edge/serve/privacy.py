@@ -24,6 +24,7 @@ SENT_ONCE = {
     "request_id": "the id in X-Request-ID, for the verifier's log",
     "deadline_ms": "the time left",
     "session_id": "a random name of this text, for the verifier to find its cache again",
+    "attempt": "how often this text was asked for, links having broken",
     "receipt": "the verifier's own proof of the text so far",
     "receipt_length": "how much of the text that is for",
     "pad_to": "the size every message is to have",
