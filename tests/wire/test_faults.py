@@ -141,7 +141,7 @@ async def test_a_client_that_disappears_leaves_nothing_behind(serve: Any) -> Non
 
 async def test_leaving_a_generation_early_frees_its_session(serve: Any) -> None:
     """Closing the iterator in the middle of a text frees the session on the verifier."""
-    async with serve(config=VerifierConfig(park_s=0)) as served, served.client() as client:
+    async with serve() as served, served.client() as client:
         for mode in ("sync", "cloud"):
             events = aiter(client.generate(GenerationRequest((1, 2), 500), mode))
             await anext(events)

@@ -15,6 +15,7 @@ from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling
 from paceline.common.messages import (
     ClientMessage,
+    Close,
     Description,
     Draining,
     ErrorMessage,
@@ -141,6 +142,7 @@ class _Watched:
         self._is_finished = False
 
     async def send(self, message: ClientMessage) -> None:
+        self._is_finished |= isinstance(message, Close)  # the end that follows was asked for
         await self._stream.send(message)
 
     async def receive(self) -> ServerMessage | None:
