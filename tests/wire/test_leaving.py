@@ -23,9 +23,11 @@ from paceline.common.messages import (
     Open,
     ServerMessage,
 )
+from paceline.edge import pipeline
 from paceline.edge.client import Client, Generation
 from paceline.edge.request import GenerationRequest
 
+PATIENCE_S = 5.0
 LONG = GenerationRequest(OPEN.prompt_token_ids, 800)
 Leave = Callable[[Generation], Any]
 
@@ -72,6 +74,12 @@ LEAVE: dict[str, Leave] = {
     "cancelled over and over": is_cancelled_over_and_over,
     "late": runs_out_of_time,
 }
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends share an event loop here, which a busy machine may hold up for longer than a client usually waits."""
+    monkeypatch.setattr(pipeline, "FAREWELL_S", PATIENCE_S)
 
 
 async def assert_nothing_is_kept(*verifiers: Verifier) -> None:
@@ -133,9 +141,9 @@ async def test_a_relay_whose_client_is_lost_keeps_the_text_at_every_hop(serve: A
     """It may come back; one that gave no name to come back under cannot."""
     async with serve(engine()) as served, relay(served, [engine()]) as (relays, hop):
         await relays[0].connected()
+        verifiers = [served.verifier, relays[0].verifier]
         for session_id in (OPEN.session_id, b""):
             await left(hop, replace(OPEN, max_new_tokens=800, session_id=session_id))
-            verifiers = [served.verifier, relays[0].verifier]
             await until(lambda: not (relays[0].num_sessions or any(one.num_sessions for one in verifiers)))
             await until(lambda: [one.num_parked for one in verifiers] == [1, 1])
 
@@ -231,8 +239,9 @@ async def test_the_stream_is_not_cut_off_before_the_verifier_has_heard(serve: An
             assert served.engine.steps < LONG.max_new_tokens, "it has not come to its end"
 
 
-async def test_a_dead_link_holds_nobody_up(serve: Any) -> None:
+async def test_a_dead_link_holds_nobody_up(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A last word that nobody takes is not waited for; the verifier keeps the text, as of any lost stream."""
+    monkeypatch.setattr(pipeline, "FAREWELL_S", 0.05)
     async with serve(engine()) as served:
         hop = RecordingHop(GrpcHop(served.address), takes=1)
         async with asyncio.timeout(10), Client(hop) as client:

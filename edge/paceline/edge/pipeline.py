@@ -32,7 +32,7 @@ _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
-_FAREWELL_S = 0.05
+FAREWELL_S = 0.05
 """How long a verifier may take to end the stream of a text that is left. A stream cut off at once could lose the word
 that nobody comes back; one that is dead delays nobody for longer."""
 _UNSETTLED = Settled((), None)
@@ -116,7 +116,7 @@ class _Pipeline:
         if stream is not None and not (reader.done() or self._is_kept):
             self._is_left = True
             with suppress(TimeoutError, Unreachable):
-                async with asyncio.timeout(_FAREWELL_S):
+                async with asyncio.timeout(FAREWELL_S):
                     await stream.send(Close())
                     await asyncio.wait({reader})
         for task in tasks:
