@@ -260,6 +260,18 @@ def test_malformed_addresses_are_refused(address: str) -> None:
     assert (caught.value.exit_code, caught.value.field) == (2, "verifier")
 
 
+@pytest.mark.parametrize("peer_timeout_s", [1.9, 3601.0, float("nan"), -1.0])
+def test_times_that_keepalive_cannot_keep_are_refused(peer_timeout_s: float) -> None:
+    """By either end, with the range."""
+    for make in (
+        lambda: GrpcHop("127.0.0.1:7443", peer_timeout_s=peer_timeout_s),
+        ServerConfig(peer_timeout_s=peer_timeout_s).check,
+    ):
+        with pytest.raises(InvalidRequest, match=r"2\.\.3600") as caught:
+            make()
+        assert caught.value.field == "peer_timeout_s"
+
+
 @pytest.mark.parametrize("address", ["[::1]:7443", "a.example:1", "127.0.0.1:65535"])
 async def test_sound_addresses_are_taken(address: str) -> None:
     """Names, IPv4 and bracketed IPv6 addresses are taken."""
