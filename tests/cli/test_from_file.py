@@ -14,6 +14,7 @@ from paceline.cli import edge, serving
 from paceline.cli.from_file import edge_defaults
 from paceline.cli.serving import READY_PREFIX, RELAY_READY_PREFIX
 from paceline.cli.written import open_topology
+from paceline.common.errors import Unreachable
 from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.tokens import Rule
 
@@ -86,6 +87,51 @@ def test_an_option_beside_the_file_wins(asked: Any, chain: Path, monkeypatch: py
     assert found.server.listen == "127.0.0.1:0"
     assert found.verifier.max_sessions == 7
     assert (found.server.drain_s, found.vocab_size) == (1, 2048)
+
+
+def test_a_hop_says_how_soon_a_neighbour_counts_as_dead(
+    asked: Any, chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Towards both of them; ten seconds where neither file nor option says otherwise."""
+    assert asked("serve", "--topology", chain, "--hop", "cloud").server.peer_timeout_s == 10
+    chain.write_text(chain.read_text().replace("optional: true", "optional: true\n    peer_timeout_s: 3", 1))
+    found = asked("serve", "--topology", chain, "--hop", "metro")
+    connected: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(serving, "connect_to", lambda *given: connected.append(given))
+    serving.load(found, SimpleNamespace(status=_Quiet, print=print))
+    by_option = asked("serve", "--topology", chain, "--hop", "metro", "--peer-timeout-s", 4)
+
+    assert found.server.peer_timeout_s == 3
+    assert connected == [(found.upstreams, found.calling, 3)]
+    assert by_option.server.peer_timeout_s == 4
+
+
+def test_an_edge_takes_it_from_its_hop(
+    inline: Any, chain: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first hop of the file has it, or as an option says."""
+    connected: list[float] = []
+
+    def connect_to(_addresses: Any, _calling: Any, peer_timeout_s: float) -> None:
+        connected.append(peer_timeout_s)
+        raise Unreachable("away", field="verifier")
+
+    monkeypatch.setattr(edge, "connect_to", connect_to)
+    chain.write_text(chain.read_text().replace("- name: phone", "- name: phone\n    peer_timeout_s: 5"))
+    for command in (("generate", "--prompt", "a"), ("chat",), ("serve",)):
+        for options in ((), ("--peer-timeout-s", 6)):
+            common = ("--topology", chain, "--tokenizer", models / "pico")
+            inline("edge", *command, *common, *options).complains("away", code=4)
+
+    assert connected == [5, 6] * 3
+
+
+@pytest.mark.parametrize(
+    "command", [("cloud", "serve", "--model", "m"), ("edge", "generate", "--prompt", "a")]
+)
+def test_times_that_keepalive_cannot_keep_are_refused(inline: Any, command: tuple[str, ...]) -> None:
+    """Before anything is loaded."""
+    inline(*command, "--peer-timeout-s", 1).complains("peer-timeout-s", "2")
 
 
 def test_a_relay_without_a_file(asked: Any) -> None:

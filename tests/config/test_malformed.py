@@ -173,6 +173,15 @@ CASES = (
         "leave it out",
     ),
     Case(
+        "impatient",
+        "upstream: metro",
+        "upstream: metro\n    peer_timeout_s: 1",
+        8,
+        "hops[0].peer_timeout_s",
+        "not at least 2",
+        "range",
+    ),
+    Case(
         "door-of-none", "upstream: metro", "insecure: true", 7, "hops[0].insecure", "serves nobody", "leave"
     ),
     # --- keys and kinds ---

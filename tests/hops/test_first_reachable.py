@@ -30,6 +30,7 @@ from paceline.edge.request import GenerationRequest
 
 HELLO = Open((1, 2, 3), 8)
 DONE = Finished(FinishReason.LENGTH, 8)
+REFUSED_BLOCK = ErrorMessage(Status.INVALID_ARGUMENT, "BAD_DRAFT", "one block", fatal=False)
 VOCAB = 64
 
 
@@ -190,7 +191,7 @@ async def test_one_that_is_left_alone_is_asked_where_no_other_answers() -> None:
         (DONE, "metro"),
         (Draining(5.0), "city"),
         (ErrorMessage(Status.UNAVAILABLE, "UNREACHABLE", "its upstream is away"), "city"),
-        (ErrorMessage(Status.INVALID_ARGUMENT, "BAD_DRAFT", "one block", fatal=False), "metro"),
+        (REFUSED_BLOCK, "metro"),
     ],
 )
 async def test_a_hop_that_goes_away_in_the_middle_gets_no_new_stream(
@@ -219,13 +220,28 @@ async def test_what_many_streams_say_of_one_drain_is_one_failure() -> None:
 
 async def test_after_a_stream_that_broke_off_its_hop_is_asked_again() -> None:
     """An end without a last word may be a death: the next stream makes sure."""
-    chain = Chain()
+    chain = Chain(REFUSED_BLOCK)
     async with chain.first.stream() as stream:
-        await stream.send(Close())
+        await stream.send(HELLO)
+        await stream.receive()
+        await stream.send(HELLO)
         assert await stream.receive() is None
     chain.hops["metro"].is_away = True
 
     assert await chain.who_answers() == "city"
+
+
+async def test_a_stream_that_was_closed_says_nothing_against_its_hop() -> None:
+    """Its end was asked for: the next stream is opened without asking first."""
+    chain = Chain(REFUSED_BLOCK)
+    async with chain.first.stream() as stream:
+        await stream.send(HELLO)
+        await stream.receive()
+        await stream.send(Close())
+        assert await stream.receive() is None
+
+    assert await chain.who_answers() == "metro"
+    assert chain.hops["metro"].num_asked == 1
 
 
 async def test_a_hop_that_takes_no_stream_is_asked_again() -> None:

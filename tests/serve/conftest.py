@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from paceline.cloud.config import VerifierConfig
+from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
+from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.inproc import InProcessHop
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import greedy_token, target_law
@@ -98,29 +100,44 @@ Serve = Callable[..., AbstractContextManager[Running]]
 
 @contextmanager
 def serving(
-    models: Path, *, step_s: float = 0.0, verifier: VerifierConfig | None = None, **config: Any
+    models: Path,
+    *,
+    step_s: float = 0.0,
+    verifier: VerifierConfig | None = None,
+    over_grpc: bool = False,
+    **config: Any,
 ) -> Iterator[Running]:
-    """An endpoint on a free port, stopped at the end."""
+    """An endpoint on a free port, stopped at the end; its verifier is in this process, or behind a port of its own."""
     engine = TableEngine(VOCAB, spread=2.0, step_s=step_s)
     tokenizer = Tokenizer(models / "base")
     info = TargetInfo("table", "test", (END,), tokenizer.fingerprint)
-    target = Verifier(engine, info, verifier or VerifierConfig(max_sessions=64, park_s=0.0))
+    target = Verifier(engine, info, verifier or VerifierConfig(max_sessions=64))
     started: list[Running] = []
     ready = threading.Event()
 
     async def run() -> None:
-        target.start()
+        listening = Server(target, ServerConfig("127.0.0.1:0"))
+        if over_grpc:
+            await listening.start()
+        else:
+            target.start()
         template = find_chat_template(models / "base")
         settings = ServeConfig(**{"listen": "127.0.0.1:0"} | config)
         settings = replace(settings, template=replace(settings.template, reconnect_s=1.0))
-        hop = None if settings.is_local_only else InProcessHop(target)
-        client = Client(hop, TableDrafter(VOCAB, agreement=0.8, scale=2.0), eos_token_ids=(END,))
+        hop = GrpcHop(listening.address) if over_grpc else InProcessHop(target)
+        client = Client(
+            None if settings.is_local_only else hop,
+            TableDrafter(VOCAB, agreement=0.8, scale=2.0),
+            eos_token_ids=(END,),
+        )
         endpoint = Endpoint(client, tokenizer, template, settings, draft_name="pico")
         server = EndpointServer(endpoint, version="test", verifier="this process")
         loop = asyncio.get_running_loop()
         running = Running(server.url, endpoint, target, engine, tokenizer, loop, server)
         started.append(running)
         await server.serve(lambda _: ready.set())
+        if over_grpc:
+            await listening.stop(0)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()

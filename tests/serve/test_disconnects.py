@@ -8,12 +8,21 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from paceline.edge import pipeline
+
 PATIENCE_S = 30.0
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends share an event loop here, which a busy machine may hold up for longer than a client usually waits."""
+    monkeypatch.setattr(pipeline, "FAREWELL_S", 5.0)
+
+
 def test_a_reader_that_leaves_ends_its_text(serve) -> None:
-    """On the verifier too, long before the text would have ended; a caller that waits for a whole text likewise."""
-    with serve(step_s=0.02, mode="cloud") as running, running.openai() as client:
+    """On the verifier too, which keeps nothing of it, long before the text would have ended; a caller that waits for a
+    whole text likewise."""
+    with serve(step_s=0.02, mode="cloud", over_grpc=True) as running, running.openai() as client:
         stream = client.completions.create(
             model="table", prompt="a", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
         )
@@ -21,6 +30,7 @@ def test_a_reader_that_leaves_ends_its_text(serve) -> None:
         assert running.verifier.num_sessions == 1
         stream.close()
         running.settled()
+        assert running.verifier.num_parked == 0
         host, _, port = urlsplit(running.url).netloc.partition(":")
         with socket.create_connection((host, int(port))) as link:
             body = b'{"prompt": "a", "max_tokens": 1500, "ignore_eos": true}'
@@ -33,6 +43,21 @@ def test_a_reader_that_leaves_ends_its_text(serve) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
         running.settled()
+        assert running.verifier.num_parked == 0
+
+
+def test_a_text_that_a_stop_string_ends_is_not_kept(serve) -> None:
+    """Nobody comes back for it, streamed or whole."""
+    with serve(step_s=0.02, mode="cloud", over_grpc=True) as running, running.openai() as client:
+        stop = running.alone("a", 8)[-2:]
+        for is_stream in (True, False):
+            answer = client.completions.create(
+                model="table", prompt="a", max_tokens=1500, temperature=0, stop=stop, stream=is_stream
+            )
+            parts = [*answer] if is_stream else [answer]
+            assert [one.choices[0].finish_reason for one in parts if one.choices][-1] == "stop"
+            running.settled()
+            assert running.verifier.num_parked == 0
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(64, marks=pytest.mark.slow)])

@@ -141,7 +141,7 @@ async def test_a_client_that_disappears_leaves_nothing_behind(serve: Any) -> Non
 
 async def test_leaving_a_generation_early_frees_its_session(serve: Any) -> None:
     """Closing the iterator in the middle of a text frees the session on the verifier."""
-    async with serve(config=VerifierConfig(park_s=0)) as served, served.client() as client:
+    async with serve() as served, served.client() as client:
         for mode in ("sync", "cloud"):
             events = aiter(client.generate(GenerationRequest((1, 2), 500), mode))
             await anext(events)
@@ -258,6 +258,18 @@ def test_malformed_addresses_are_refused(address: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         GrpcHop(address)
     assert (caught.value.exit_code, caught.value.field) == (2, "verifier")
+
+
+@pytest.mark.parametrize("peer_timeout_s", [1.9, 3601.0, float("nan"), -1.0])
+def test_times_that_keepalive_cannot_keep_are_refused(peer_timeout_s: float) -> None:
+    """By either end, with the range."""
+    for make in (
+        lambda: GrpcHop("127.0.0.1:7443", peer_timeout_s=peer_timeout_s),
+        ServerConfig(peer_timeout_s=peer_timeout_s).check,
+    ):
+        with pytest.raises(InvalidRequest, match=r"2\.\.3600") as caught:
+            make()
+        assert caught.value.field == "peer_timeout_s"
 
 
 @pytest.mark.parametrize("address", ["[::1]:7443", "a.example:1", "127.0.0.1:65535"])

@@ -19,7 +19,7 @@ from paceline.common.hops.grpc import GrpcHop
 from paceline.common.messages import Description, FillPolicy, Open
 from paceline.common.session import EdgeSession
 from paceline.common.tokens import FinishReason, Origin, Rule, SamplingParams
-from paceline.edge import pipeline as pipeline_module
+from paceline.edge import attempts
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
 from paceline.edge.request import (
@@ -172,12 +172,12 @@ async def test_a_link_that_breaks_before_a_text_is_taken_is_tried_again(
         fragile = FragileHop(whole._hop, 0, attempts=2)
         client = Client(fragile, TableDrafter(64, agreement=0.9, scale=2.0))
         await client.connect()
-        monkeypatch.setattr(pipeline_module, "_OPENING_S", 0.2)
+        monkeypatch.setattr(attempts, "OPENING_S", 0.2)
         with pytest.raises(Unreachable):
             await client.complete(GenerationRequest(PROMPT, 12))
 
         monkeypatch.setattr(fragile, "break_now", lambda: setattr(fragile, "_every", 10**6))
-        monkeypatch.setattr(pipeline_module, "_OPENING_S", 60.0)
+        monkeypatch.setattr(attempts, "OPENING_S", 60.0)
         report = await client.complete(GenerationRequest(PROMPT, 12))
         assert report.token_ids == served.text(GenerationRequest(PROMPT, 12))
         assert report.num_reconnects == 0

@@ -1,4 +1,4 @@
-"""Options that say who this side is towards a verifier, and whom it trusts."""
+"""Options of a link: who this side is towards a verifier, whom it trusts, and when it takes the other end for dead."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +27,15 @@ TokenFile = Annotated[
     typer.Option(
         help=f"Holds the token to show; read again when it changes. {TOKEN_VARIABLE} may hold one instead.",
         envvar="PACELINE_TOKEN_FILE",
+    ),
+]
+PeerTimeoutS = Annotated[
+    float,
+    typer.Option(
+        min=2,
+        max=3600,
+        help="Seconds a neighbour that died or froze without a word may go unnoticed.",
+        envvar="PACELINE_PEER_TIMEOUT_S",
     ),
 ]
 

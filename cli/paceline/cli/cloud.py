@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from paceline.cli.callers import TlsCa, TokenFile, calling_of
+from paceline.cli.callers import PeerTimeoutS, TlsCa, TokenFile, calling_of
 from paceline.cli.from_file import take_hop, take_topology, with_section
 from paceline.cli.quotas import Quotas, parse_quotas
 from paceline.cli.serving import Serving, load, run
 from paceline.cloud.config import AccessConfig, ServerConfig, VerifierConfig
 from paceline.common.errors import InvalidRequest
+from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.common.hops.security import TENANT_PATTERN, TlsFiles
 from paceline.common.tokens import Rule
 
@@ -205,6 +206,7 @@ def serve(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     drain_s: DrainS = 10.0,
+    peer_timeout_s: PeerTimeoutS = PEER_TIMEOUT_S,
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
@@ -257,6 +259,7 @@ def relay(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     drain_s: DrainS = 10.0,
+    peer_timeout_s: PeerTimeoutS = PEER_TIMEOUT_S,
     threads: Threads = 1,
     fill_drafter: FillDrafter = "none",
     fill_draft_model: FillDraftModel = None,
@@ -315,6 +318,7 @@ def serving_of(options: dict[str, Any]) -> Serving:
             metrics_port=options["metrics_port"],
             metrics_host=options["metrics_host"],
             drain_s=options["drain_s"],
+            peer_timeout_s=options["peer_timeout_s"],
             tls=TlsFiles(options["tls_cert"], options["tls_key"], options["tls_client_ca"]),
             access=AccessConfig(
                 options["token_key"],

@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from paceline.cli import batch, show
-from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
+from paceline.cli.callers import PeerTimeoutS, TlsCa, TlsCert, TlsKey, TokenFile, calling_of
 from paceline.cli.edge_options import (
     LOOPBACK,
     DraftDevice,
@@ -57,6 +57,7 @@ from paceline.cli.inputs import (
 from paceline.cli.live import LivePrinter
 from paceline.common.errors import InvalidRequest, Unreachable
 from paceline.common.hops.first_reachable import connect_to
+from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.common.hops.security import Calling
 from paceline.common.speed.objective import Objective
 from paceline.common.tokens import SamplingParams
@@ -67,6 +68,18 @@ from paceline.edge.request import GenerationRequest, Report
 app = typer.Typer(
     name="edge", help="Generate texts: draft on this device, verify in the cloud.", no_args_is_help=True
 )
+
+_PARSED: Mapping[str, Callable[[str], Any]] = {
+    "rule": parse_rule,
+    "fill": parse_fill,
+    "objective": Objective.parse,
+    "num_speculative_tokens": lambda text: parse_count(text, "num_speculative_tokens"),
+    "max_blocks_in_flight": lambda text: parse_count(text, "max_blocks_in_flight"),
+}
+"""Options of a request that are written otherwise than it has them."""
+_AS_THEY_ARE = (
+    "max_new_tokens", "seed", "ignore_eos", "offline", "reconnect_s", "wait_s", "provisional", "pad_to",
+)  # fmt: skip
 
 
 @app.command("generate")
@@ -114,6 +127,7 @@ def generate(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
+    peer_timeout_s: PeerTimeoutS = PEER_TIMEOUT_S,
     explain: Annotated[bool, typer.Option("--explain", help="Say what mode auto decided, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -128,39 +142,14 @@ def generate(
         raise InvalidRequest(
             "a batch has its prompts in its file", field="prompts_file", cure="give no other prompt"
         )
-    template = GenerationRequest(
-        prompt_token_ids=(),
-        max_new_tokens=max_new_tokens,
-        sampling=SamplingParams(
-            temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
-        ),
-        rule=parse_rule(rule),
-        seed=seed,
-        stop_token_ids=tuple(stop_token_id or ()),
-        ignore_eos=ignore_eos,
-        num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
-        fill=parse_fill(fill),
-        max_blocks_in_flight=parse_count(max_blocks_in_flight, "max_blocks_in_flight"),
-        objective=Objective.parse(objective),
-        offline=offline,
-        reconnect_s=reconnect_s,
-        wait_s=wait_s,
-        provisional=provisional,
-        pad_to=pad_to,
-    )
-    check(template)
-    section = drafter_section(ctx, drafter)
-    model = load_edge(
-        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
-    )
-    addresses = () if mode == "local" else verifier
-    calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
+    template = template_of(ctx.params)
+    model, edge = edge_of(ctx, mode)
     if text is not None:
         look = show.Look(as_json=as_json, explain=explain)
-        asyncio.run(_generate_one(client(addresses, model, calling), model, template, text, mode, look))
+        asyncio.run(_generate_one(edge, model, template, text, mode, look))
     elif prompts_file is not None:
         job = batch.Job(prompts_file, output, concurrency, mode, template)
-        asyncio.run(batch.run(job, client(addresses, model, calling), model.tokenizer))
+        asyncio.run(batch.run(job, edge, model.tokenizer))
 
 
 @app.command("chat")
@@ -188,28 +177,50 @@ def chat(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
+    peer_timeout_s: PeerTimeoutS = PEER_TIMEOUT_S,
 ) -> None:
     """Write a text together: what you type is appended and continued. Colours show who wrote each token."""
     check_mode(mode)
+    template = template_of(ctx.params, sampling_of_file(ctx))
+    model, edge = edge_of(ctx, mode)
+    _chat(edge, model, template, mode)
+
+
+def template_of(options: Mapping[str, Any], sampling: SamplingParams | None = None) -> GenerationRequest:
+    """What a command's options ask for; the prompt is still to come. Refuses what no verifier could serve, before
+    anything is loaded.
+
+    Args:
+        options: by name. What a command has no option for is as usual.
+        sampling: what they change; None for greedy.
+    """
+    asked = {name: parse(options[name]) for name, parse in _PARSED.items() if name in options}
+    asked |= {name: options[name] for name in _AS_THEY_ARE if name in options}
+    given = {one.name: options[one.name] for one in fields(SamplingParams) if one.name in options}
+    stop_token_ids = tuple(options.get("stop_token_id") or ())
     template = GenerationRequest(
-        prompt_token_ids=(),
-        max_new_tokens=max_new_tokens,
-        sampling=replace(sampling_of_file(ctx), temperature=temperature, top_p=top_p),
-        rule=parse_rule(rule),
-        seed=seed,
-        num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
-        offline=offline,
-        provisional=provisional,
-        pad_to=pad_to,
+        (), sampling=replace(sampling or SamplingParams(), **given), stop_token_ids=stop_token_ids, **asked
     )
-    check(template)
-    section = drafter_section(ctx, drafter)
+    check_request(replace(template, prompt_token_ids=(0,)))
+    return template
+
+
+def edge_of(ctx: typer.Context, mode: str) -> tuple[EdgeModel, Client]:
+    """The drafter and tokenizer that a command's options ask for, and a client with them."""
+    options = ctx.params
     model = load_edge(
-        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
+        options["draft_model"],
+        options["drafter"],
+        options["tokenizer"],
+        mode,
+        options["draft_device"],
+        options["draft_threads"],
+        drafter_section(ctx, options["drafter"]),
+        options["draft_model_digest"],
     )
-    addresses = () if mode == "local" else verifier
-    calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
-    _chat(client(addresses, model, calling), model, template, mode)
+    calling = calling_of(*(options[name] for name in ("tls_ca", "tls_cert", "tls_key", "token_file")))
+    addresses = () if mode == "local" else options["verifier"]
+    return model, client(addresses, model, calling, options["peer_timeout_s"])
 
 
 def load_edge(
@@ -251,23 +262,24 @@ def load_edge(
     return assemble_section({**section, **given}, tokenizer=tokenizer, drafts=drafts, progress=progress)
 
 
-def client(addresses: Sequence[str], model: EdgeModel, calling: Calling | None = None) -> Client:
+def client(
+    addresses: Sequence[str],
+    model: EdgeModel,
+    calling: Calling | None = None,
+    peer_timeout_s: float = PEER_TIMEOUT_S,
+) -> Client:
     """A client for the verifier at these addresses, the best first (none: only mode local).
 
     Args:
         calling: who this side is.
+        peer_timeout_s: how long a verifier that has frozen goes unnoticed at most.
     """
     return Client(
-        connect_to(addresses, calling) if addresses else None,
+        connect_to(addresses, calling, peer_timeout_s) if addresses else None,
         model.drafter,
         tokenizer_fingerprint=model.tokenizer.fingerprint,
         eos_token_ids=model.eos_token_ids,
     )
-
-
-def check(template: GenerationRequest) -> None:
-    """Refuse what no verifier could serve before anything is loaded; the prompt is still to come."""
-    check_request(replace(template, prompt_token_ids=(0,)))
 
 
 async def _generate_one(

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +11,13 @@ from rich.markup import escape
 
 from paceline.cli import edge
 from paceline.cli import edge_options as options
-from paceline.cli.callers import TlsCa, TlsCert, TlsKey, TokenFile, calling_of
-from paceline.cli.from_file import drafter_section
-from paceline.cli.inputs import DraftModelDigest, check_mode, parse_count, parse_fill, parse_rule
+from paceline.cli.callers import PeerTimeoutS, TlsCa, TlsCert, TlsKey, TokenFile
+from paceline.cli.inputs import DraftModelDigest, check_mode
 from paceline.cli.version import software_version
 from paceline.common.errors import MissingDependency
-from paceline.common.hops.security import Calling
-from paceline.common.speed.objective import Objective
-from paceline.common.tokens import SamplingParams
+from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.edge.assemble import EdgeModel
-from paceline.edge.request import GenerationRequest
+from paceline.edge.client import Client
 
 READY_PREFIX = "paceline endpoint ready on "
 KEY_VARIABLE = "PACELINE_API_KEY"
@@ -122,27 +118,12 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
+    peer_timeout_s: PeerTimeoutS = PEER_TIMEOUT_S,
 ) -> None:
     """Serve the OpenAI API on this device. Sampling options hold where a request says nothing."""
     check_mode(mode)
     mode = "local" if local_only else mode
-    template = GenerationRequest(
-        prompt_token_ids=(),
-        max_new_tokens=max_new_tokens,
-        sampling=SamplingParams(
-            temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
-        ),
-        rule=parse_rule(rule),
-        num_speculative_tokens=parse_count(num_speculative_tokens, "num_speculative_tokens"),
-        fill=parse_fill(fill),
-        max_blocks_in_flight=parse_count(max_blocks_in_flight, "max_blocks_in_flight"),
-        objective=Objective.parse(objective),
-        offline=offline,
-        reconnect_s=reconnect_s,
-        wait_s=wait_s,
-        pad_to=pad_to,
-    )
-    edge.check(template)
+    template = edge.template_of(ctx.params)
     config = _config_class()(
         listen=listen,
         insecure_listen=insecure_listen,
@@ -156,13 +137,8 @@ def serve(
         drain_s=drain_s,
     )
     config.check()
-    section = drafter_section(ctx, drafter)
-    addresses = () if mode == "local" else verifier
-    calling = calling_of(tls_ca, tls_cert, tls_key, token_file)
-    model = edge.load_edge(
-        draft_model, drafter, tokenizer, mode, draft_device, draft_threads, section, draft_model_digest
-    )
-    asyncio.run(_serve(config, addresses, model, calling, chat_template))
+    model, client = edge.edge_of(ctx, mode)
+    asyncio.run(_serve(config, "" if mode == "local" else ", ".join(verifier), model, client, chat_template))
 
 
 def _config_class() -> Any:
@@ -185,16 +161,15 @@ def _api_key(file: Path | None) -> str:
 
 
 async def _serve(
-    config: Any, addresses: Sequence[str], model: EdgeModel, calling: Calling, chat_template: str | None
+    config: Any, verifier: str, model: EdgeModel, client: Client, chat_template: str | None
 ) -> None:
     from paceline.edge.serve.chat_template import find_chat_template
     from paceline.edge.serve.endpoint import Endpoint
     from paceline.edge.serve.server import EndpointServer, serve_until_signal
 
     template = find_chat_template(model.tokenizer_dir, chat_template)
-    client = edge.client(addresses, model, calling)
     endpoint = Endpoint(client, model.tokenizer, template, config, draft_name=model.tokenizer_dir.name)
-    server = EndpointServer(endpoint, version=software_version(), verifier=", ".join(addresses))
+    server = EndpointServer(endpoint, version=software_version(), verifier=verifier)
     asking = asyncio.create_task(_say_what_is_missing(endpoint))
     try:
         await serve_until_signal(server, lambda url: print(f"{READY_PREFIX}{url}", flush=True))

@@ -110,6 +110,7 @@ def serving_defaults(topology: "Topology", index: int) -> dict[str, Any]:
         "upstream": list(topology.upstreams_of(index)) or None,
         "name": hop.name,
         "rule": [str(rule) for rule in target.rules],
+        "peer_timeout_s": hop.peer_timeout_s,
         **_identity_defaults(hop),
         **{key: getattr(target, key) for key in (*_TARGET, *_CONFIG)},
     }
@@ -192,6 +193,7 @@ def edge_defaults(topology: "Topology", file: Path) -> dict[str, Any]:
         "rule": str(topology.rule or "auto"),
         "max_new_tokens": topology.max_new_tokens,
         "pad_to": topology.pad_to,
+        "peer_timeout_s": hop.peer_timeout_s,
         "tokenizer": _tokenizer(topology),
         **{key: one for key, one in _identity_defaults(hop).items() if key in _CALLING},
     }

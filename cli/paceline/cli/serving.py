@@ -77,7 +77,8 @@ def load(serving: Serving, console: Console) -> Any:
     for address in serving.upstreams:
         check_address(address, "upstream")
     relay = _relay_class() if serving.is_relay else None
-    upstream = connect_to(serving.upstreams, serving.calling) if serving.is_relay else None
+    timeout_s = serving.server.peer_timeout_s
+    upstream = connect_to(serving.upstreams, serving.calling, timeout_s) if serving.is_relay else None
     with console.status(f"loading {serving.model or serving.kind}"):
         verifier = _verifier(serving)
     info = verifier.info

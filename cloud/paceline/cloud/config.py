@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paceline.cloud.quotas import UNLIMITED, Quota
 from paceline.common.errors import InvalidRequest
-from paceline.common.hops.grpc import PEER_TIMEOUT_S
+from paceline.common.hops.grpc import PEER_TIMEOUT_S, check_peer_timeout
 from paceline.common.hops.security import SERVING_NAMES, TlsFiles, is_loopback
 from paceline.common.tokens import Rule
 
@@ -94,7 +94,7 @@ class ServerConfig:
     drain_s: float = 10.0
     """How long SIGTERM waits for live generations."""
     peer_timeout_s: float = PEER_TIMEOUT_S
-    """How long a client that has died or frozen without a word keeps its session at most."""
+    """How long a client that has died or frozen without a word keeps its session at most, 2 to 3600 seconds."""
     tls: TlsFiles = field(default_factory=TlsFiles)
     """Certificate and key, and the authorities of clients' certificates, which are asked for where there are some."""
     access: AccessConfig = field(default_factory=AccessConfig)
@@ -113,6 +113,7 @@ class ServerConfig:
         Raises:
             InvalidRequest: half a pair of files; or open to other machines without being asked for by name.
         """
+        check_peer_timeout(self.peer_timeout_s)
         self.tls.check(SERVING_NAMES)
         if self.tls.authorities is not None and self.tls.cert is None:
             raise InvalidRequest(

@@ -7,7 +7,7 @@ async for event in client.generate(request):
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
@@ -117,12 +117,18 @@ class Client:
         self._worker.stop()
 
     def generate(
-        self, request: GenerationRequest, mode: str = "auto", writer: Drafting | None = None
+        self,
+        request: GenerationRequest,
+        mode: str = "auto",
+        writer: Drafting | None = None,
+        comes_back: Callable[[], bool] = lambda: False,
     ) -> "Generation":
         """Start a text; iterate the result for its events, read `.report` afterwards.
 
         Args:
             writer: writes this text ahead instead of the client's drafter.
+            comes_back: asked when the text is left in the middle: whether the verifier is to keep its cache, for the
+                same `session_id`.
         Raises:
             InvalidRequest: the mode is unknown, or the request is malformed.
         """
@@ -146,6 +152,7 @@ class Client:
             tokenizer_fingerprint=self._fingerprint,
             eos_token_ids=self._eos_token_ids,
             estimates=self.estimates,
+            comes_back=comes_back,
         )
         return Generation(run, self.metrics)
 

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from paceline.common.errors import InvalidRequest
 from paceline.common.hops.first_reachable import connect_to
+from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.common.hops.security import Calling
 from paceline.common.tokenizer import Tokenizer
 from paceline.edge.assemble import EdgeModel, assemble
@@ -30,9 +31,15 @@ _T = TypeVar("_T")
 class TextClient(Client):
     """A `Client` that has the tokenizer: texts in, texts out."""
 
-    def __init__(self, verifiers: Sequence[str], model: EdgeModel, calling: Calling | None = None) -> None:
+    def __init__(
+        self,
+        verifiers: Sequence[str],
+        model: EdgeModel,
+        calling: Calling | None = None,
+        peer_timeout_s: float = PEER_TIMEOUT_S,
+    ) -> None:
         super().__init__(
-            connect_to(verifiers, calling) if verifiers else None,
+            connect_to(verifiers, calling, peer_timeout_s) if verifiers else None,
             model.drafter,
             tokenizer_fingerprint=model.tokenizer.fingerprint,
             eos_token_ids=model.eos_token_ids,
@@ -55,6 +62,7 @@ def connect(
     tokenizer: str | Path | None = None,
     drafter: str = "onnx",
     calling: Calling | None = None,
+    peer_timeout_s: float = PEER_TIMEOUT_S,
     **options: Any,
 ) -> TextClient:
     """A client for the verifier at an address, or at several, the best first; it is asked when the client is entered.
@@ -65,6 +73,7 @@ def connect(
         tokenizer: a folder or `tokenizer.json`; default: the draft model's.
         drafter: a drafter's name, installed ones included.
         calling: certificates and token; without, a plain link.
+        peer_timeout_s: how long a verifier that has frozen goes unnoticed at most.
         options: as `paceline.edge.assemble.assemble` has them (`precision`, `device`, `num_threads`, `progress`).
     Raises:
         InvalidRequest: something is missing or unreadable.
@@ -72,7 +81,7 @@ def connect(
     """
     drafts = draft_model is not None or drafter not in ("onnx", "torch")
     model = assemble(draft_model, kind=drafter, tokenizer=tokenizer, drafts=drafts, **options)
-    return TextClient([verifier] if isinstance(verifier, str) else verifier, model, calling)
+    return TextClient([verifier] if isinstance(verifier, str) else verifier, model, calling, peer_timeout_s)
 
 
 class SyncClient:

@@ -7,6 +7,7 @@ what had been drafted is sent again; the text is the same, for nothing on the ve
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
@@ -16,22 +17,24 @@ from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import FinishReason, Origin, Verdict
 from paceline.common.trees import chain
-from paceline.edge.attempts import Attempts
+from paceline.edge.attempts import Attempts, Outage
 from paceline.edge.draft_length import Plan
 from paceline.edge.drafting import Drafted
 from paceline.edge.flight import Flight
 from paceline.edge.pacing.base import Learned, Pacing, Situation
 from paceline.edge.pacing.lookahead import is_immune
-from paceline.edge.request import Event, LinkEvent, ProvisionalEvent, RetractedEvent, TokensEvent
+from paceline.edge.request import Event, TokensEvent
 from paceline.edge.run import Run, new_session_id
 from paceline.edge.tail import Settled, Tail
+from paceline.edge.telling import Telling
 
 _OFFLINE_BLOCK = 8
 _SILENCE_S = 1.0
 """A verifier that owes an answer for so long, and twice the round trip, counts as unreachable where the drafter may go
 on alone."""
-_OPENING_S = 5.0
-"""How long a text that no verifier has taken yet is tried again: it was there, but somebody waits for a first token."""
+FAREWELL_S = 0.05
+"""How long a verifier may take to end the stream of a text that is left. A stream cut off at once could lose the word
+that nobody comes back; one that is dead delays nobody for longer."""
 _UNSETTLED = Settled((), None)
 
 
@@ -49,25 +52,22 @@ async def pipeline(run: Run, pacing: Pacing) -> AsyncGenerator[Event, None]:
     reader, writer = tasks
     try:
         while not (reader.done() and line.events.empty()):
-            event = await line.events.get()
+            event = await line.next_event()
             if event is not None:
                 yield event
             elif writer.done():
                 writer.result()
         reader.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        try:
-            await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            line.close()
+        # In a task of its own: whoever is cancelled may be so over and over, and what is begun has to be ended.
+        await asyncio.shield(asyncio.create_task(line.end(reader, writer)))
 
 
 class _Pipeline:
     def __init__(self, run: Run, pacing: Pacing) -> None:
         request = run.request
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._telling = Telling(request)
+        self.events = self._telling.events
         self._run = run
         self._request = request
         self._pacing = pacing
@@ -79,52 +79,72 @@ class _Pipeline:
         self._stream: Stream | None = None
         self._sent_until = 0
         self._unsent_draft_s = 0.0
-        self._told_until = 0
-        """Provisional tokens up to here were told."""
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._opened_s = self._last_s = 0.0
         self._heard_s = self._loop.time()
         self._ends_s = self._heard_s + request.deadline_s if request.deadline_s else None
-        self._waits_until_s = self._heard_s + request.wait_s
+        self._outage = Outage(request, self._heard_s)
         self._is_relayed = False
         """The next hop has an opinion of its own: what it says first is not final."""
-        self._is_lost = self._was_taken = False
-        self._stuck_s: float | None = None
-        """When the link broke first since the text last grew."""
+        self._is_lost = self._is_left = False
         self._is_silent = False
         self._is_exhausted = False
         """The drafter had nothing to say about the text as it is."""
         self._ends_on_stop = is_immune(request, pacing.fill)
         self._past_streams: list[Traffic] = []
 
-    def close(self) -> None:
-        """Free the drafter and complete the report."""
+    async def next_event(self) -> Event | None:
+        """The next one; None if a task has ended.
+
+        Raises:
+            DeadlineExceeded: there is none in time.
+        """
+        try:
+            async with asyncio.timeout_at(self._ends_s):
+                return await self.events.get()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the text was not complete within {self._request.deadline_s:g} s", field="deadline"
+            ) from None
+
+    async def end(self, *tasks: asyncio.Task[None]) -> None:
+        """End both tasks, free the drafter, complete the report. A verifier that still writes is told that nobody comes
+        back for the text, unless somebody does."""
+        reader, _ = tasks
+        stream, self._stream = self._stream, None
+        if stream is not None and not (reader.done() or self._is_kept):
+            self._is_left = True
+            with suppress(TimeoutError, Unreachable):
+                async with asyncio.timeout(FAREWELL_S):
+                    await stream.send(Close())
+                    await asyncio.wait({reader})
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._drafting is not None:
             self._drafting.close()
         traffic = self._run.report.traffic
         traffic.bytes_up = sum(one.bytes_up for one in self._past_streams)
         traffic.bytes_down = sum(one.bytes_down for one in self._past_streams)
 
+    @property
+    def _is_kept(self) -> bool:
+        """Whether somebody comes back for the text, who has time left for it."""
+        return self._run.comes_back() and (self._ends_s is None or self._loop.time() < self._ends_s)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self) -> None:
-        """Keep a connection and follow the verifier until the text is complete."""
-        try:
-            async with asyncio.timeout_at(self._ends_s):
-                await self._keep_connected()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the text was not complete within {self._request.deadline_s:g} s", field="deadline"
-            ) from None
-
-    async def _keep_connected(self) -> None:
+        """Keep a connection and follow the verifier until the text is complete, or left."""
         attempts = Attempts(self._request.request_id)
         while self._session.phase is not EdgePhase.FINISHED:
             try:
                 await self._one_connection()
             except (Unreachable, RemoteError) as error:
-                if self._stuck_s is None:
+                if self._is_left:
+                    return
+                if self._outage.since_s is None:
                     attempts.begin_anew()
                 self._lose(error)
                 if self._is_given_up(error.retry_after_s):
@@ -147,7 +167,8 @@ class _Pipeline:
                     raise Unreachable(
                         "the verifier ended the stream before the text was complete", field="verifier"
                     )
-                self._hear(message)
+                if not self._is_left:
+                    self._hear(message)
             await stream.send(Close())
 
     def _connect(self, stream: Stream) -> None:
@@ -167,7 +188,7 @@ class _Pipeline:
         tail.cut(tail.committed)
         if self._drafting is not None:
             self._drafting.begin_anew(tail.text.list())
-        self._retract(tail.committed)
+        self._telling.retract(tail.committed)
 
     def _hear(self, message: ServerMessage) -> None:
         now_s = self._loop.time()
@@ -192,9 +213,9 @@ class _Pipeline:
     def _found(self) -> None:
         """The verifier took the session."""
         if self._is_lost:
-            self._run.report.num_reconnects += self._was_taken
-            self._tell(LinkEvent(is_up=True))
-        self._is_lost, self._was_taken = False, True
+            self._run.report.num_reconnects += self._outage.was_taken
+            self._telling.link(is_up=True)
+        self._is_lost, self._outage.was_taken = False, True
 
     def _learn(self, verdict: Verdict, commit: Commit | None, now_s: float) -> None:
         round_trip_s = self._flight.round_trip_s(verdict, now_s)
@@ -227,54 +248,43 @@ class _Pipeline:
     def _follow(self, commit: Commit) -> Settled:
         """Take over what the next hop says the text is."""
         if commit.is_final:  # what a relay thinks meanwhile brings the text no further
-            self._stuck_s = None
+            self._outage.since_s = None
         settled = self._tail.follow(commit.position, commit.token_ids, is_final=commit.is_final)
         contradicted = settled.refuted_at is not None
         if self._drafting is not None:
             self._drafting.observe(commit, contradicts=contradicted)
         if settled.refuted_at is not None:
             self._sent_until = self._tail.known
-            self._retract(settled.refuted_at)
+            self._telling.retract(settled.refuted_at)
         if commit.is_final:
             self._run.report.num_passes += 1
-            self.events.put_nowait(TokensEvent.of(commit))
+            self._telling.tokens(TokensEvent.of(commit))
         elif self._request.provisional:
-            self._tell_drafts()
+            self._telling.drafts(self._tail)
         return settled
-
-    def _retract(self, position: int) -> None:
-        """What was told from there on is not to be."""
-        if self._told_until > position:
-            self._tell(RetractedEvent(position))
-            self._told_until = position
 
     # --- a link that breaks -------------------------------------------------------------------------------------------
 
     def _lose(self, error: PacelineError) -> None:
         """The connection is gone. Raises what no further attempt would mend."""
         self._stream = None
-        never_opened = self._session.opened is None
-        if never_opened and error.is_full and self._loop.time() + error.retry_after_s <= self._waits_until_s:
-            self._stuck_s = None
+        now_s = self._loop.time()
+        if self._session.opened is None and self._outage.is_in_queue(error, now_s):
+            self._outage.since_s = None
             return
         if isinstance(error, RemoteError) and not self._session.mends(error, new_session_id()):
             raise error
-        if self._stuck_s is None:
-            self._stuck_s = self._loop.time()
+        if self._outage.since_s is None:
+            self._outage.since_s = now_s
         if not self._is_lost:
             self._is_lost = True
-            self._tell(LinkEvent(is_up=False))
+            self._telling.link(is_up=False)
         self._wake.set()
 
     def _is_given_up(self, pause_s: float) -> bool:
         """Whether after such a pause nothing would be tried any more."""
-        if self._stuck_s is None:
-            return False
-        request = self._request
-        longest_s = request.reconnect_s if self._was_taken or request.offline else _OPENING_S
-        writes_on = request.offline and self._may_draft() and not self._is_exhausted
-        lost_s = self._loop.time() + pause_s - self._stuck_s
-        return lost_s >= min(request.reconnect_s, longest_s) and not writes_on
+        writes_on = self._request.offline and self._may_draft() and not self._is_exhausted
+        return self._outage.is_too_long(self._loop.time() + pause_s) and not writes_on
 
     def _finish_alone(self, error: PacelineError) -> None:
         """Nobody verified the rest: it is handed over as what it is, or not at all."""
@@ -283,7 +293,7 @@ class _Pipeline:
         if not self._request.offline or not token_ids:
             raise error
         count = len(token_ids)
-        self.events.put_nowait(
+        self._telling.tokens(
             TokensEvent(tail.committed, token_ids, (Origin.UNVERIFIED,) * count, (0,) * count)
         )
         ends = self._ends_with_stop()
@@ -351,14 +361,8 @@ class _Pipeline:
         self._unsent_draft_s += drafted.draft_s
         self._pacing.on_drafted(len(drafted.proposal), drafted.draft_s)
         if self._request.provisional or self._is_alone:
-            self._tell_drafts()
+            self._telling.drafts(self._tail)
         return added > 0
-
-    def _tell_drafts(self) -> None:
-        start, end = max(self._told_until, self._tail.committed), len(self._tail.text)
-        if start < end:
-            self._told_until = end
-            self._tell(ProvisionalEvent(start, tuple(self._tail.text[start:])))
 
     async def _wait(self) -> None:
         """Until something is heard. Where the drafter may go on alone, a verifier silent for too long is given up."""
@@ -439,8 +443,3 @@ class _Pipeline:
         self._flight.add_echo(self._loop.time())
         assert self._stream is not None, "see `_may_echo`"
         await self._stream.send(block)
-
-    def _tell(self, event: Event) -> None:
-        """An event only those want who asked to see drafts."""
-        if self._request.provisional or self._request.offline:
-            self.events.put_nowait(event)

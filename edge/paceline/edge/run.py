@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ class Run:
     eos_token_ids: tuple[int, ...] = ()
     """The draft model's, for as long as no verifier has said its own."""
     estimates: Estimates = field(default_factory=Estimates)
+    comes_back: Callable[[], bool] = lambda: False
+    """Whether whoever leaves the text now will open it again."""
     span: Span = NO_SPAN
     """Of the whole text."""
     _affinity: Headers = ()

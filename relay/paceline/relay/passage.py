@@ -125,6 +125,8 @@ class Passage:
             await work
         except PacelineError as error:
             error.fatal = True
+            if error.status is Status.DEADLINE_EXCEEDED:
+                self._end_own()
             self.fail(seen_from_below(error))
         except Exception:
             self.fail(incident("relaying a text"))
@@ -220,11 +222,17 @@ class Passage:
             receipt=opening.receipt,
             receipt_length=opening.receipt_length,
         )
-        generation = self._client.generate(request, self._config.mode, writer=self)
+        generation = self._client.generate(
+            request, self._config.mode, writer=self, comes_back=self._may_come_back
+        )
         async for _ in generation:
             pass  # `observe` has heard it already
         assert generation.report.finish_reason is not None, "a text that ended has a reason"
         self._finish(generation.report.finish_reason, generation.report)
+
+    def _may_come_back(self) -> bool:
+        """Whether the hop below, which is gone, can open the text again."""
+        return bool(self._opening.session_id) and not self._is_over
 
     def _finish(self, reason: FinishReason, report: Report | None) -> None:
         own = replace(self._session.report, name=self._name)

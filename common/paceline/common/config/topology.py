@@ -321,6 +321,8 @@ class HopSection(_Section):
     """Who may call it."""
     token_file: Text | None = None
     """Holds the token it shows to the hop above."""
+    peer_timeout_s: Annotated[float, Field(ge=2, le=3600)] = 10.0
+    """How long a neighbour, below or above, that died or froze without a word may go unnoticed, seconds."""
     insecure: bool = False
     """Take anybody, or links without TLS, from other machines too: for networks that keep strangers out."""
     expect: ExpectSection | None = None

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from paceline.common.errors import NotTrusted, PacelineError, Status, Unreachable
 from paceline.common.hops.base import Hop, Stream
-from paceline.common.hops.grpc import GrpcHop
+from paceline.common.hops.grpc import PEER_TIMEOUT_S, GrpcHop
 from paceline.common.hops.security import Calling
 from paceline.common.messages import (
     ClientMessage,
+    Close,
     Description,
     Draining,
     ErrorMessage,
@@ -141,6 +142,7 @@ class _Watched:
         self._is_finished = False
 
     async def send(self, message: ClientMessage) -> None:
+        self._is_finished |= isinstance(message, Close)  # the end that follows was asked for
         await self._stream.send(message)
 
     async def receive(self) -> ServerMessage | None:
@@ -165,14 +167,16 @@ def _goes_away(message: ServerMessage) -> bool:
     return isinstance(message, Draining)
 
 
-def connect_to(addresses: Sequence[str], calling: Calling | None = None) -> Hop:
+def connect_to(
+    addresses: Sequence[str], calling: Calling | None = None, peer_timeout_s: float = PEER_TIMEOUT_S
+) -> Hop:
     """The hop at these addresses, the best first.
 
     Args:
         calling: who this side is, towards each of them.
+        peer_timeout_s: how long one that has frozen goes unnoticed at most.
     Raises:
-        InvalidRequest: one of them is not HOST:PORT, or a file is unusable.
+        InvalidRequest: one of them is not HOST:PORT, the time is out of range, or a file is unusable.
     """
-    if len(addresses) == 1:
-        return GrpcHop(addresses[0], calling=calling)
-    return FirstReachable({address: GrpcHop(address, calling=calling) for address in addresses})
+    hops = {one: GrpcHop(one, calling=calling, peer_timeout_s=peer_timeout_s) for one in addresses}
+    return hops[addresses[0]] if len(hops) == 1 else FirstReachable(hops)

@@ -35,6 +35,21 @@ CONNECT_TIMEOUT_S = 5.0
 _DECODE = f"/{pb.DESCRIPTOR.services_by_name['VerifierService'].full_name}/Decode"
 PEER_TIMEOUT_S = 10.0
 """How long a peer that has died or frozen without a word may go unnoticed while a stream is open."""
+PEER_TIMEOUT_RANGE_S = (2.0, 3600.0)
+"""What it may be set to: verifiers take a client that pings more than twice a second for a nuisance."""
+
+
+def check_peer_timeout(peer_timeout_s: float) -> None:
+    """Refuse what keepalive cannot do.
+
+    Raises:
+        InvalidRequest: naming the range.
+    """
+    least, most = PEER_TIMEOUT_RANGE_S
+    if not least <= peer_timeout_s <= most:
+        raise InvalidRequest(
+            f"{peer_timeout_s:g} is not in {least:g}..{most:g}", field="peer_timeout_s", cure="for example 10"
+        )
 
 
 def keepalive_options(peer_timeout_s: float) -> tuple[tuple[str, int], ...]:
@@ -58,7 +73,7 @@ class GrpcHop:
         connect_timeout_s: how long `describe` waits for the verifier to answer.
         peer_timeout_s: how long a verifier that has frozen goes unnoticed at most.
     Raises:
-        InvalidRequest: the address is malformed, or a file is unusable.
+        InvalidRequest: the address is malformed, the time out of range, or a file is unusable.
     """
 
     def __init__(
@@ -70,6 +85,7 @@ class GrpcHop:
         peer_timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
         check_address(address, "verifier")
+        check_peer_timeout(peer_timeout_s)
         calling = calling or Calling()
         calling.check(address)
         self.address = address
@@ -214,8 +230,10 @@ def check_address(address: str, field: str) -> None:
 __all__ = [
     "CLIENT_OPTIONS",
     "CONNECT_TIMEOUT_S",
+    "PEER_TIMEOUT_RANGE_S",
     "PEER_TIMEOUT_S",
     "GrpcHop",
     "check_address",
+    "check_peer_timeout",
     "keepalive_options",
 ]
