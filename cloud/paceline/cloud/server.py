@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from paceline.cloud.config import ServerConfig
 from paceline.cloud.guard import Guard
@@ -111,9 +111,9 @@ class Server:
         VerifierService(self.verifier).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, by_name)
         if self.config.reflection:
-            reflection.enable_server_reflection(
-                (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), by_name
-            )
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            about = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, by_name)
         try:
             if self._credentials is None:
                 return int(self._server.add_insecure_port(address))

@@ -234,7 +234,8 @@ class _Run:
         while True:
             written.num_asked += 1
             request = replace(text.request, attempt=(written.num_asked,))
-            generation = self.client.generate(request, text.mode)
+            # Whoever comes back under the same id has left without a word, as a program does that was killed.
+            generation = self.client.generate(request, text.mode, comes_back=lambda: text.then is not None)
             try:
                 await self._hear(generation, written)
             except PacelineError as error:
