@@ -145,7 +145,7 @@ def test_a_report_adds_up() -> None:
 def test_no_block_is_long_before_the_verifier_that_answers_has_said_what_it_takes(
     described: int | None, first: int
 ) -> None:
-    """Another one than answered when the client connected may take shorter ones; so may who answers the next time."""
+    """Another one than answered when the client connected may take shorter ones; so may whoever answers next."""
     served = None if described is None else Description("0", "m", 64, 99, 1, described, tuple(Rule))
     request = GenerationRequest((1, 2), 9)
     run = Run(request, Report("sync", Rule.GREEDY, 2), VirtualWorker(0.0), verifier=served)

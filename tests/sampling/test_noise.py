@@ -164,8 +164,8 @@ def test_the_lazy_pick_is_the_brute_force_one(support: int, peaked: bool) -> Non
 @pytest.mark.parametrize("support", [3, 100])
 @pytest.mark.parametrize("prob", [5e-324, 0.0])
 def test_probabilities_that_are_next_to_nothing_do_no_harm(support: int, prob: float) -> None:
-    """At low temperatures a ratio may overflow; that token is then simply not picked, and nobody is warned. The least
-    float, divided by the sum of all, is none at all."""
+    """At low temperatures a ratio may overflow; that token is then simply not picked, and nobody is warned. The
+    smallest float, divided by the sum of all, is none at all."""
     probs = np.full(support, prob)
     probs[1] = 1.0
     law = Law(np.arange(support), probs)

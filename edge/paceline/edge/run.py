@@ -76,8 +76,8 @@ class Run:
         """Longest block. Whoever answers may not be who was asked what it takes, and takes shorter ones: none is long
         before it has said so."""
         described = self.verifier.max_draft_tokens if self.verifier else _SMALL_BLOCK
-        is_live = session.opened is not None and session.phase is EdgePhase.LIVE
-        most = session.opened.max_draft_tokens if is_live else min(described, _SMALL_BLOCK)
+        opened = session.opened if session.phase is EdgePhase.LIVE else None
+        most = opened.max_draft_tokens if opened else min(described, _SMALL_BLOCK)
         pad_to = self.request.pad_to
         return min(most, tokens_that_fit(pad_to)) if pad_to else most
 
