@@ -211,7 +211,7 @@ def test_a_device_takes_its_files_from_the_chain(
     class Enough(Exception):
         """Nothing is to be connected to."""
 
-    def take(addresses: Any, model: Any, calling: Calling) -> Any:
+    def take(addresses: Any, model: Any, calling: Calling, *_: Any) -> Any:
         taken.append(calling)
         raise Enough
 

@@ -1,15 +1,16 @@
 """Several hops behind one face: who is asked, in which order, and what brings one back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import chain
 
 import pytest
 
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.errors import InvalidRequest, PacelineError, Status, Unreachable
-from paceline.common.hops.base import Hop, Stream
+from paceline.common.hops.base import SESSION_HEADER, Elsewhere, Hop, Stream, stream_headers
 from paceline.common.hops.first_reachable import FirstReachable, connect_to
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.inproc import InProcessHop
@@ -21,8 +22,10 @@ from paceline.common.messages import (
     ErrorMessage,
     Finished,
     Open,
+    Opened,
     ServerMessage,
 )
+from paceline.common.session.remote import RemoteError
 from paceline.common.tokens import FinishReason, Rule
 from paceline.edge.client import Client
 from paceline.edge.drafters.table import TableDrafter
@@ -40,6 +43,8 @@ class Named:
     def __init__(self, name: str, *answers: ServerMessage) -> None:
         self.name = name
         self.num_streams = 0
+        self.opens: Iterator[ServerMessage] = iter(())
+        """What it says to the first message of each stream, while there is some."""
         self._answers = answers or (DONE,)
 
     def describe(self) -> Description:
@@ -51,7 +56,7 @@ class Named:
     ) -> AsyncIterator[ServerMessage]:
         """One answer each; then the stream ends."""
         self.num_streams += 1
-        answers = iter(self._answers)
+        answers = chain([one] if (one := next(self.opens, None)) else [], self._answers)
         async for message in requests:
             if isinstance(message, Close) or (answer := next(answers, None)) is None:
                 return
@@ -254,6 +259,123 @@ async def test_a_hop_that_takes_no_stream_is_asked_again() -> None:
         await chain.who_answers()
 
     assert await chain.who_answers() == "city"
+
+
+# --- hops that are full -----------------------------------------------------------------------------------------------
+
+
+def full(retry_after_s: float) -> ErrorMessage:
+    """No place here, but later."""
+    return ErrorMessage(Status.RESOURCE_EXHAUSTED, "BUSY", "no place", retry_after_s=retry_after_s)
+
+
+OPENED = Opened(64, 8, 4, 3)
+
+
+class Fleet(Chain):
+    """Three hops, each with the answers it gives to one Open after the other."""
+
+    def __init__(self, **answers: list[ServerMessage]) -> None:
+        super().__init__()
+        for one in self.verifiers:
+            one.opens = iter(answers.get(one.name, [OPENED] * 9))
+
+    async def ask(self, name: str = "text", last: ClientMessage | None = None) -> tuple[str, ServerMessage]:
+        """Who is asked last for a text of that name, and what is said in the end."""
+        token = stream_headers.set(((SESSION_HEADER, name),))
+        try:
+            while True:
+                before = [one.num_streams for one in self.verifiers]
+                with suppress(Elsewhere):
+                    async with self.first.stream() as stream:
+                        await stream.send(HELLO)
+                        message = await stream.receive()
+                        if last is not None:
+                            await stream.send(last)
+                    break
+        finally:
+            stream_headers.reset(token)
+        now = [one.num_streams for one in self.verifiers]
+        (who,) = [self.verifiers[index].name for index in range(3) if now[index] > before[index]]
+        assert message is not None
+        return who, message
+
+
+async def test_a_text_that_finds_one_full_is_led_to_the_next() -> None:
+    """In order of preference, at once; whoever begins meanwhile goes past the full one."""
+    fleet = Fleet(metro=[full(5.0), OPENED], city=[full(5.0), OPENED])
+
+    assert await fleet.ask("a") == ("cloud", OPENED)
+    assert await fleet.ask("b") == ("cloud", OPENED)
+    assert [one.num_streams for one in fleet.verifiers] == [1, 1, 2]
+    fleet.clock.now_s = 5.0
+    assert await fleet.ask("c") == ("metro", OPENED)
+
+
+async def test_if_all_are_full_the_shortest_wait_is_told() -> None:
+    """And whoever comes back then asks that hop alone: the others said later."""
+    fleet = Fleet(metro=[full(5.0), OPENED], city=[full(2.0), full(1.0)], cloud=[full(3.0)])
+
+    who, refusal = await fleet.ask()
+    assert (who, refusal) == ("cloud", full(2.0))
+    fleet.clock.now_s = 2.0
+    who, refusal = await fleet.ask()
+    assert (who, refusal) == ("city", full(1.0))
+    assert [one.num_streams for one in fleet.verifiers] == [1, 2, 1]
+    fleet.clock.now_s = 5.0
+    assert (await fleet.ask())[0] == "metro"
+
+
+async def test_each_is_asked_once_however_soon_it_would_have_one_back() -> None:
+    """A hop that says to come back at once is no reason never to get to the next."""
+    fleet = Fleet(metro=[full(0.001), full(0.001)])
+    clock = fleet.clock
+    fleet.first.clock = lambda: setattr(clock, "now_s", clock.now_s + 1.0) or clock.now_s  # type: ignore[func-returns-value]
+
+    assert await fleet.ask() == ("city", OPENED)
+
+
+async def test_while_some_are_full_and_the_rest_is_away_a_text_is_told_to_wait() -> None:
+    """Whether the others went away before it asked, or while it went from one to the other."""
+    fleet = Fleet(metro=[full(5.0)])
+    for name in ("city", "cloud"):
+        fleet.hops[name].is_away = True
+    with pytest.raises(RemoteError) as caught:
+        await fleet.ask("a")
+    assert (caught.value.is_full, caught.value.retry_after_s) == (True, 5.0)
+
+    fleet = Fleet(city=[full(4.0)])
+    fleet.hops["metro"].is_away = fleet.hops["cloud"].is_away = True
+    for name in ("metro", "cloud"):
+        with pytest.raises(Unreachable):
+            await fleet.first._candidates[("metro", "city", "cloud").index(name)].hop.describe()
+    with pytest.raises(RemoteError, match="no place"):
+        await fleet.ask("a")
+
+
+async def test_a_text_that_comes_back_asks_who_had_it_first() -> None:
+    """Its cache may be there; but not if that hop is away, nor once the text was over."""
+    fleet = Fleet(metro=[full(5.0), *[OPENED] * 9])
+    assert (await fleet.ask("a"))[0] == "city"
+    assert (await fleet.ask("b"))[0] == "city"
+    fleet.clock.now_s = 6.0
+
+    assert (await fleet.ask("c"))[0] == "metro"
+    assert (await fleet.ask("a"))[0] == "city"
+    assert (await fleet.ask("b", Close()))[0] == "city"
+    assert (await fleet.ask("b"))[0] == "metro"
+    fleet.first._candidates[1].is_known = False
+    fleet.hops["city"].is_away = True
+    assert (await fleet.ask("a"))[0] == "metro"
+
+
+async def test_what_is_remembered_of_texts_is_bounded() -> None:
+    """Of those that never came to an end."""
+    fleet = Fleet(metro=[OPENED] * 2000)
+    for number in range(1100):
+        await fleet.ask(f"text {number}")
+
+    assert len(fleet.first._texts) == 1024
 
 
 async def test_closing_closes_all() -> None:

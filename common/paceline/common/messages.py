@@ -151,6 +151,11 @@ class ErrorMessage:
     fatal: bool = True
     blocks_settled: int = 0
 
+    @property
+    def is_full(self) -> bool:
+        """As `PacelineError.is_full`, where the stream ends with it."""
+        return self.fatal and self.status is Status.RESOURCE_EXHAUSTED and self.retry_after_s > 0
+
     @classmethod
     def of(cls, error: PacelineError, blocks_settled: int = 0) -> "ErrorMessage":
         """The wire form of an error of ours."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from paceline.common.errors import DeadlineExceeded, PacelineError, Unreachable
-from paceline.common.hops.base import Stream, Traffic
+from paceline.common.hops.base import Elsewhere, Stream, Traffic
 from paceline.common.messages import Close, Feature, FillPolicy, Provisional, ServerMessage
 from paceline.common.session import Commit, EdgePhase
 from paceline.common.session.remote import RemoteError
@@ -141,6 +141,8 @@ class _Pipeline:
         while self._session.phase is not EdgePhase.FINISHED:
             try:
                 await self._one_connection()
+            except Elsewhere:
+                self._stream = None
             except (Unreachable, RemoteError) as error:
                 if self._is_left:
                     return

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-from paceline.common.errors import PacelineError
+from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.messages import ClientMessage, Description, ServerMessage
 from paceline.common.tracing import Headers
 
@@ -23,6 +23,10 @@ class Traffic:
 
     bytes_up: int = 0
     bytes_down: int = 0
+
+
+class Elsewhere(Unreachable):
+    """The hop behind this stream has no place, another one may have: a stream opened now goes there."""
 
 
 class Stream(Protocol):
@@ -42,6 +46,7 @@ class Stream(Protocol):
 
         Raises:
             Unreachable: the link is gone.
+            Elsewhere: there is no place here, and nobody who was asked for this text has said so of another one.
             PacelineError: the verifier ended the stream with an error status.
         """
 
