@@ -75,6 +75,7 @@ def test_protections_are_measured_on_equal_texts(pair: "TinyPair") -> None:
     assert tls["payload_bytes_per_token"] == pytest.approx(bare["payload_bytes_per_token"], rel=0.02), (
         "the times in verdicts are numbers of one or two bytes"
     )
+    assert prices["no fencing either"]["payload_bytes_per_token"] < bare["payload_bytes_per_token"]
     assert padded["payload_bytes_per_token"] > 1.1 * bare["payload_bytes_per_token"]
     assert tls["tcp_bytes_per_token"] > bare["tcp_bytes_per_token"] > bare["payload_bytes_per_token"]
 

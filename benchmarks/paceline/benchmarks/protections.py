@@ -7,8 +7,8 @@ of them go through the same rounds and each round has its pair. A protection is 
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from paceline.benchmarks.statistics import Difference, Spread, paired_difference
 from paceline.cli.verifier_process import verifier_process
 from paceline.common.drafter import Drafter
 from paceline.common.errors import MissingDependency
+from paceline.common.hops.base import Stream
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling
+from paceline.common.messages import ClientMessage, Open
 from paceline.edge.client import Client
 from paceline.edge.request import GenerationRequest, Report
 
@@ -54,10 +56,34 @@ class Protection:
     """What a client shows and checks, from that folder."""
     ask: Mapping[str, Any] = field(default_factory=dict)
     """What the request says differently."""
+    link: type[GrpcHop] = GrpcHop
+
+
+class _Nameless(GrpcHop):
+    """A link whose verifier is never told which session a stream is of: it ends no older one and keeps no cache."""
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """See `GrpcHop`."""
+        async with super().stream() as stream:
+            yield _NamelessStream(stream)
+
+
+class _NamelessStream:
+    def __init__(self, stream: Stream) -> None:
+        self.traffic = stream.traffic
+        self.receive = stream.receive
+        self._send = stream.send
+
+    async def send(self, message: ClientMessage) -> None:
+        if isinstance(message, Open):
+            message = replace(message, session_id=b"", attempt=())
+        await self._send(message)
 
 
 PROTECTIONS = (
     Protection("none"),
+    Protection("no fencing either", link=_Nameless),
     Protection("TLS", _SERVER, _trusting),
     Protection(
         "mTLS + token",
@@ -235,7 +261,7 @@ async def _count(
 
 
 def _client(protection: Protection, keys: Path, address: str, drafter: Drafter) -> Client:
-    return Client(GrpcHop(address, calling=protection.call(keys)), drafter)
+    return Client(protection.link(address, calling=protection.call(keys)), drafter)
 
 
 def _price(name: str, measured: _Measured, bare: _Measured, seed: int) -> Price:
