@@ -296,7 +296,7 @@ def relay_keeps_receipts(patch: pytest.MonkeyPatch) -> None:
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
     """New streams go to the best verifier, dead or not."""
 
-    async def first(self: FirstReachable) -> Any:
+    async def first(self: FirstReachable, _text: Any) -> Any:
         return self._candidates[0]
 
     patch.setattr(FirstReachable, "_first", first)
