@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import RenderableType
 from typer.core import TyperGroup
 
 from paceline.cli import bench_service
 from paceline.cli.bench_options import (
+    Acceptance,
     AsJson,
     DrafterKind,
     DraftModel,
+    DraftMs,
+    Html,
     MaxNewTokens,
     NumPrompts,
     NumSpeculativeTokens,
@@ -24,14 +26,16 @@ from paceline.cli.bench_options import (
     Seed,
     Target,
     Temperature,
+    Temperatures,
+    VerifyFloorMs,
+    VerifyMs,
+    VerifyPerTokenMs,
     extras,
     pair_of,
     report,
     texts_of,
+    with_page,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _DEFAULT = "compare"
 
@@ -60,10 +64,7 @@ def compare(
     prompts: Prompts = None,
     num_prompts: NumPrompts = 24,
     max_new_tokens: MaxNewTokens = 128,
-    temperature: Annotated[
-        list[float],
-        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
-    ] = [0.0, 0.7],  # noqa: B006  # read by typer alone
+    temperature: Temperatures = [0.0, 0.7],  # noqa: B006  # read by typer alone
     mode: Annotated[
         list[str],
         typer.Option(
@@ -193,32 +194,22 @@ def link(
     rtt_ms: Annotated[
         list[float], typer.Option(min=0, help="Round trips; repeatable.", envvar="PACELINE_BENCH_RTT_MS")
     ] = [0, 10, 30, 60, 100, 200, 300],  # noqa: B006  # read by typer alone
-    temperature: Annotated[
-        list[float],
-        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
-    ] = [0.0, 0.7, 1.0],  # noqa: B006  # read by typer alone
-    verify_floor_ms: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Slow the target down to so much a pass.", envvar="PACELINE_VERIFY_FLOOR_MS"
-        ),
-    ] = 30.0,
+    temperature: Temperatures = [0.0, 0.7, 1.0],  # noqa: B006  # read by typer alone
+    verify_floor_ms: VerifyFloorMs = 30.0,
     virtual: Annotated[
         bool, typer.Option("--virtual", help="On a virtual clock, with the costs given here.")
     ] = False,
-    draft_ms: Annotated[float, typer.Option(min=0, help="Virtual: per drafted token.")] = 10.0,
-    verify_ms: Annotated[float, typer.Option(min=0, help="Virtual: per target pass.")] = 30.0,
-    verify_per_token_ms: Annotated[float, typer.Option(min=0, help="Virtual: per token of a pass.")] = 0.2,
-    acceptance: Annotated[
-        float, typer.Option(min=0, max=1, help="Virtual: share of drafts that stand.")
-    ] = 0.8,
+    draft_ms: DraftMs = 10.0,
+    verify_ms: VerifyMs = 30.0,
+    verify_per_token_ms: VerifyPerTokenMs = 0.2,
+    acceptance: Acceptance = 0.8,
     check_virtual: Annotated[
         bool,
         typer.Option(
             "--check-virtual", help="Run each real cell again on a virtual clock with its own costs."
         ),
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    html: Html = None,
     seed: Seed = 0,
     quick: Quick = False,
     as_json: AsJson = False,
@@ -245,23 +236,18 @@ def link(
         texts = texts_of(prompts, "heldout.jsonl", settings.num_prompts)
         return bench.link(pair_of(target, draft_model, drafter), texts, settings, progress)
 
-    def show(result: Any) -> RenderableType:
-        if html is not None:
-            html.write_text(link_html(result), encoding="utf-8")
-        return link_tables(result)
-
-    report(measure, show, as_json)
+    report(measure, with_page(html, link_html, link_tables), as_json)
 
 
 @app.command("step")
 def step(
-    draft_ms: Annotated[float, typer.Option(min=0, help="Per drafted token.")] = 10.0,
-    verify_ms: Annotated[float, typer.Option(min=0, help="Per target pass.")] = 30.0,
-    verify_per_token_ms: Annotated[float, typer.Option(min=0, help="Per token of a pass.")] = 0.2,
-    acceptance: Annotated[float, typer.Option(min=0, max=1, help="Share of drafts that stand.")] = 0.65,
+    draft_ms: DraftMs = 10.0,
+    verify_ms: VerifyMs = 30.0,
+    verify_per_token_ms: VerifyPerTokenMs = 0.2,
+    acceptance: Acceptance = 0.65,
     low_ms: Annotated[float, typer.Option(min=0, help="Round trip before and after.")] = 10.0,
     high_ms: Annotated[float, typer.Option(min=0, help="Round trip in between.")] = 150.0,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """How soon mode auto follows a round trip that steps up and back; on a virtual clock, in seconds."""
@@ -271,13 +257,7 @@ def step(
 
     costs = Costs(draft_ms / 1e3, verify_ms / 1e3, verify_per_token_ms / 1e3, low_ms / 1e3, acceptance)
     settings = bench.StepSettings(costs, high_ms / 1e3)
-
-    def show(result: Any) -> RenderableType:
-        if html is not None:
-            html.write_text(bench.step_html(result), encoding="utf-8")
-        return bench.step_table(result)
-
-    report(lambda _: bench.step(settings), show, as_json)
+    report(lambda _: bench.step(settings), with_page(html, bench.step_html, bench.step_table), as_json)
 
 
 @app.command("cascade")
@@ -297,19 +277,11 @@ def cascade(
     far_ms: Annotated[
         list[float], typer.Option(min=0, help="Round trips from relay to target; repeatable.")
     ] = [5, 30, 100],  # noqa: B006  # read by typer alone
-    temperature: Annotated[
-        list[float],
-        typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES"),
-    ] = [0.0, 0.7],  # noqa: B006  # read by typer alone
+    temperature: Temperatures = [0.0, 0.7],  # noqa: B006  # read by typer alone
     relay_floor_ms: Annotated[
         float, typer.Option(min=0, help="Slow the relay down to so much a pass.")
     ] = 10.0,
-    verify_floor_ms: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Slow the target down to so much a pass.", envvar="PACELINE_VERIFY_FLOOR_MS"
-        ),
-    ] = 30.0,
+    verify_floor_ms: VerifyFloorMs = 30.0,
     seed: Seed = 0,
     quick: Quick = False,
     as_json: AsJson = False,

@@ -43,6 +43,18 @@ NumSpeculativeTokens = Annotated[
     int, typer.Option(min=1, help="Tokens per block, fixed.", envvar="PACELINE_BENCH_NUM_SPECULATIVE_TOKENS")
 ]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.", envvar="PACELINE_TEMPERATURE")]
+Temperatures = Annotated[
+    list[float], typer.Option(min=0, help="0 is greedy; repeatable.", envvar="PACELINE_BENCH_TEMPERATURES")
+]
+VerifyFloorMs = Annotated[
+    float,
+    typer.Option(min=0, help="Slow the target down to so much a pass.", envvar="PACELINE_VERIFY_FLOOR_MS"),
+]
+DraftMs = Annotated[float, typer.Option(min=0, help="Virtual clock: per drafted token.")]
+VerifyMs = Annotated[float, typer.Option(min=0, help="Virtual clock: per target pass.")]
+VerifyPerTokenMs = Annotated[float, typer.Option(min=0, help="Virtual clock: per token of a pass.")]
+Acceptance = Annotated[float, typer.Option(min=0, max=1, help="Virtual clock: share of drafts that stand.")]
+Html = Annotated[Path | None, typer.Option(help="Write a page with plots here.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of order, texts and intervals.", envvar="PACELINE_SEED")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="A small run: does it work?", envvar="PACELINE_BENCH_QUICK")
@@ -68,6 +80,19 @@ def pair_of(target: Path | None, draft_model: Path | None, drafter: str) -> Pair
     from paceline.benchmarks.pair import choose_pair
 
     return choose_pair(target, draft_model, drafter)
+
+
+def with_page(
+    html: Path | None, page: Callable[[Any], str], table: Callable[[Any], RenderableType]
+) -> Callable[[Any], RenderableType]:
+    """Shows a result as `table`, and writes it as `page` where a file is named."""
+
+    def show(result: Any) -> RenderableType:
+        if html is not None:
+            html.write_text(page(result), encoding="utf-8")
+        return table(result)
+
+    return show
 
 
 def texts_of(file: Path | None, shipped: str, count: int) -> list[str]:

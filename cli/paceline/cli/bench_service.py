@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import RenderableType
 
 from paceline.cli.bench_options import (
     AsJson,
     DrafterKind,
     DraftModel,
+    Html,
     MaxNewTokens,
     NumPrompts,
     NumSpeculativeTokens,
@@ -21,10 +20,12 @@ from paceline.cli.bench_options import (
     Seed,
     Target,
     Temperature,
+    VerifyFloorMs,
     extras,
     pair_of,
     report,
     texts_of,
+    with_page,
 )
 
 app = typer.Typer()
@@ -39,7 +40,7 @@ def soak(
         int, typer.Option(min=1, help="Streams at a time.", envvar="PACELINE_BENCH_AT_ONCE")
     ] = 16,
     seed: Seed = 0,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here.")] = None,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Streams for long, half of them left in the middle: memory, files, threads, tasks and sessions meanwhile."""
@@ -47,12 +48,7 @@ def soak(
         from paceline.benchmarks import soak as bench
 
     settings = bench.SoakSettings(minutes, at_once, seed=seed)
-
-    def show(result: Any) -> RenderableType:
-        if html is not None:
-            html.write_text(bench.soak_html(result), encoding="utf-8")
-        return bench.soak_table(result)
-
+    show = with_page(html, bench.soak_html, bench.soak_table)
     report(lambda progress: bench.soak(settings, progress), show, as_json)
 
 
@@ -64,9 +60,7 @@ def endpoint(
     prompts: Prompts = None,
     num_prompts: NumPrompts = 24,
     max_new_tokens: MaxNewTokens = 96,
-    verify_floor_ms: Annotated[
-        float, typer.Option(min=0, help="Slow the target down to so much a pass.")
-    ] = 30.0,
+    verify_floor_ms: VerifyFloorMs = 30.0,
     mode: Annotated[str, typer.Option(help="Of both.", envvar="PACELINE_MODE")] = "auto",
     temperature: Temperature = 0.0,
     seed: Seed = 0,
