@@ -88,19 +88,20 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> float:
     return loop.time() - began_s
 
 
-async def freeze_a_verifier(timeout_s: float) -> float:
+async def freeze_a_verifier(timeout_s: float, how: int = signal.SIGSTOP) -> float:
     """Seconds until its client notices; the text goes on at the other verifier."""
     async with AsyncExitStack() as stack:
         chain = Chain(stack, timeout_s)
         first, second = await chain.start(), await chain.start(step_s=0)
-        return await _freeze(first, await chain.client(first.address, second.address), chain.num_tokens)
+        client = await chain.client(first.address, second.address)
+        return await _freeze(first, client, chain.num_tokens, how)
 
 
-async def _freeze(process: TableProcess, client: Client, num_tokens: int) -> float:
+async def _freeze(process: TableProcess, client: Client, num_tokens: int, how: int = signal.SIGSTOP) -> float:
     loop, writer = asyncio.get_running_loop(), Writer(client)
     writing = asyncio.create_task(writer.write(table_request(1, num_tokens), "cloud"))
     await asyncio.sleep(0.3)
-    process.send_signal(signal.SIGSTOP)
+    process.send_signal(how)
     frozen_s = loop.time()
     await writing
     assert (writer.written.num_changed, writer.written.num_reconnects) == (0, 1)
@@ -162,11 +163,13 @@ async def everything(timeout_s: float) -> dict[str, float]:
     """Who noticed what, and after how many seconds; all at once, for most of it is waiting."""
     async with asyncio.TaskGroup() as group:
         verifier = group.create_task(freeze_a_verifier(timeout_s))
+        hung = group.create_task(freeze_a_verifier(timeout_s, signal.SIGUSR2))
         relay = group.create_task(freeze_a_relay(timeout_s))
         client = group.create_task(freeze_a_client(timeout_s))
         links = {how: group.create_task(swallow(timeout_s, how)) for how in SWALLOWING}
     noticed = {
         "frozen verifier, by the client": verifier.result(),
+        "verifier whose event loop hangs, by the client": hung.result(),
         "frozen relay, by the client": relay.result()[0],
         "frozen relay, by the verifier": relay.result()[1],
         "frozen client, by the verifier": client.result(),
@@ -180,7 +183,7 @@ async def test_what_freezes_is_noticed_and_left() -> None:
     """Frozen processes and swallowing links, with a short time to notice."""
     noticed = await everything(SOON_S)
     print({what: round(seconds, 1) for what, seconds in noticed.items()})
-    assert len(noticed) == 10
+    assert len(noticed) == 11
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from paceline.cloud import verifier as verifier_module
 from paceline.cloud.config import ServerConfig
+from paceline.cloud.engine.base import Row
+from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.guard import Guard
 from paceline.cloud.identity import Authenticator
 from paceline.cloud.server import AGE_OPTION, GRACE_OPTION, SERVER_OPTIONS
 from paceline.cloud.service import SERVICE_NAME
+from paceline.common.errors import Unreachable
+from paceline.common.hops.first_reachable import FirstReachable
 from paceline.common.hops.grpc import CLIENT_OPTIONS, GrpcHop, keepalive_options
 from paceline.common.tokens import Rule, SamplingParams
 from paceline.edge.client import Client
@@ -64,6 +70,46 @@ async def test_health_says_serving_until_it_stops(serve: Any) -> None:
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         await served.server._health.enter_graceful_shutdown()
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+
+
+class HeldEngine(TableEngine):
+    """A step comes back when it may."""
+
+    def __init__(self) -> None:
+        super().__init__(64, spread=2.0, max_context=1024)
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def step(self, rows: Sequence[Row]) -> Any:
+        """See `TargetEngine`."""
+        self.may_go_on.wait(30)
+        return super().step(rows)
+
+
+async def test_an_engine_that_is_stuck_shows(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health and Describe say so, and a client leaves for another verifier; one that works or waits is not stuck."""
+    monkeypatch.setattr(verifier_module, "STUCK_S", 0.3)
+    engine, request = HeldEngine(), GenerationRequest((1, 2, 3), 400)
+    async with serve(engine) as served, serve() as other, AsyncExitStack() as stack:
+        hops = {name: GrpcHop(name, peer_timeout_s=2.0) for name in (served.address, other.address)}
+        client = await stack.enter_async_context(Client(FirstReachable(hops)))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(served.address))
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await asyncio.sleep(0.5)
+        generation = client.generate(request, "cloud")
+        events = aiter(generation)
+        await anext(events)
+        engine.may_go_on.clear()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(Unreachable, match="at one step for over"):
+            served.verifier.describe()
+        async for _ in events:
+            pass
+        assert (generation.report.token_ids, generation.report.num_reconnects) == (other.text(request), 1)
+        engine.may_go_on.set()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         watch.cancel()
 
 

@@ -55,6 +55,10 @@ class Serving(Verifying, Protocol):
     def num_streams(self) -> int:
         """Streams that have, or had, a text."""
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the engine does not come back."""
+
     def start(self) -> None:
         """Start serving, on the running event loop."""
 
@@ -99,8 +103,7 @@ class Server:
         host, _, _ = self.config.listen.rpartition(":")
         self.verifier.start()
         await self._serve()
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._say(is_well=True)
         self.address = f"{host}:{port}"
         self._keeping = asyncio.create_task(self._keep_serving())
 
@@ -132,8 +135,12 @@ class Server:
     async def _keep_serving(self) -> None:
         """Listen again where gRPC has stopped to by itself: a request whose path is no text ends grpc.aio's accept loop
         (grpcio 1.85.1). Streams under way go on where they are; the server that has them is kept until the end."""
+        is_well = True
         while True:
             await asyncio.sleep(_LOOK_S)
+            if self.verifier.is_stuck == is_well:
+                is_well = not is_well
+                await self._say(is_well=is_well)
             if self._is_accepting():
                 continue
             log.error("gRPC has stopped accepting on %s by itself; listening again", self.address)
@@ -144,6 +151,14 @@ class Server:
                 self._server = self._ended.pop()
                 continue
             await self._serve()
+
+    async def _say(self, *, is_well: bool) -> None:
+        """To whoever asks for its health."""
+        if not is_well:
+            log.error("the engine does not come back from a step")
+        status = health_pb2.HealthCheckResponse
+        for name in (SERVICE_NAME, ""):
+            await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
     def _is_accepting(self) -> bool:
         assert self._server is not None, "it is bound first"

@@ -23,7 +23,7 @@ from paceline.cloud.port import Port, Request
 from paceline.cloud.receipts import Receipts
 from paceline.common import tracing
 from paceline.common.drafter import Drafter
-from paceline.common.errors import PacelineError
+from paceline.common.errors import PacelineError, Unreachable
 from paceline.common.messages import (
     ClientMessage,
     Close,
@@ -38,6 +38,8 @@ _LINGER_S = 2.0
 """How long a stream whose last message is sent waits for the client's Close: a stream ended while the client is writing
 fails on its side, and what it had not read yet is lost."""
 _FLOOD_PAUSE_S = 0.005
+STUCK_S = 120.0
+"""No step of a working engine takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class Runner(Protocol):
 
     clock: Callable[[], float]
 
+    @property
+    def turn_s(self) -> float:
+        """How long what it does now has taken so far, seconds; 0 where it waits."""
+
     def start(self, desk: Desk) -> None:
         """Begin."""
 
@@ -75,6 +81,14 @@ class ThreadRunner:
         self.clock: Callable[[], float] = time.perf_counter
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._began_s: float | None = None
+        """When what it does now began; None where it waits."""
+
+    @property
+    def turn_s(self) -> float:
+        """See `Runner`."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else self.clock() - began_s
 
     def start(self, desk: Desk) -> None:
         """See `Runner`."""
@@ -110,13 +124,15 @@ class ThreadRunner:
         due_s = None if desk.is_stopping else desk.next_due_s
         timeout_s = 0.0 if desk.is_stopping else None if due_s is None else due_s - self.clock()
         try:
+            self._began_s = None
             task = self._inbox.get(timeout=timeout_s) if timeout_s is None or timeout_s > 0 else None
+            self._began_s = self.clock()
             while True:
                 if task is not None:
                     task()
                 task = self._inbox.get_nowait()
         except queue.Empty:
-            return
+            self._began_s = self.clock()
 
 
 def _features(engine: TargetEngine, config: VerifierConfig) -> frozenset[Feature]:
@@ -198,6 +214,11 @@ class Verifier:
         self._runner.submit(partial(self._desk.drain, grace_s))
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether the engine does not come back from a step."""
+        return self._runner.turn_s > STUCK_S
+
+    @property
     def num_sessions(self) -> int:
         """Live sessions."""
         return self._desk.num_sessions
@@ -224,7 +245,17 @@ class Verifier:
         return self._desk.engine.capacity_tokens
 
     def describe(self) -> Description:
-        """What this verifier serves."""
+        """What this verifier serves.
+
+        Raises:
+            Unreachable: its engine is stuck.
+        """
+        if self.is_stuck:
+            raise Unreachable(
+                f"the engine has been at one step for over {STUCK_S:g} s",
+                field="verifier",
+                cure="use another one; this one has to be started anew",
+            )
         return Description(
             software_version=self.info.software_version,
             model_name=self.info.name,

@@ -154,11 +154,16 @@ class Relay:
         """Cache tokens this hop's engine has for all sessions."""
         return self.verifier.capacity_tokens
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its own engine does not come back from a step."""
+        return self.verifier.is_stuck
+
     def describe(self) -> Description:
         """What the chain from here on serves.
 
         Raises:
-            Unreachable: the hop above has not answered yet.
+            Unreachable: the hop above has not answered yet, or the own engine is stuck.
         """
         above, own = self._require_above(), self.verifier.describe()
         return replace(

@@ -37,6 +37,7 @@ Point = Literal["before verify", "before commit", "before reply", "after reply"]
 POINTS: tuple[Point, ...] = get_args(Point)
 MAX_CONTEXT = 4096
 _PATIENCE_S = 60.0
+_HANG_S = 60.0
 _UNTIL_SENT_S = 0.005
 
 
@@ -104,7 +105,7 @@ class _Child:
         self.pid: int = self._process.pid
 
     def send_signal(self, number: int) -> None:
-        """SIGTERM drains, SIGSTOP freezes, SIGCONT thaws, SIGKILL kills."""
+        """SIGTERM drains, SIGSTOP freezes, SIGCONT thaws, SIGKILL kills; SIGUSR2 hangs a server's event loop."""
         os.kill(self.pid, number)
 
     def wait(self, timeout_s: float = _PATIENCE_S) -> int | None:
@@ -191,6 +192,7 @@ async def _serve_until_told(serving: Serving, parent: Connection) -> None:
     def ready(address: str) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, lambda: parent.send(len(asyncio.all_tasks())))
+        loop.add_signal_handler(signal.SIGUSR2, time.sleep, _HANG_S)
         parent.send(address)
 
     await serve_until_signal(Server(served, settings), ready)

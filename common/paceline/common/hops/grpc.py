@@ -1,8 +1,9 @@
 """A verifier across the network. Only here and in `diagnosis` do grpc's exceptions become ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -90,6 +91,7 @@ class GrpcHop:
         calling.check(address)
         self.address = address
         self._connect_timeout_s = connect_timeout_s
+        self._silence_s = peer_timeout_s / 2
         self._is_encrypted = calling.is_encrypted
         self._token = calling.watch_token()
         self._links = Links(address, calling, (*CLIENT_OPTIONS, *keepalive_options(peer_timeout_s)))
@@ -123,11 +125,23 @@ class GrpcHop:
         async with self._links.use() as channel:
             metadata = self._metadata()
             call = channel.stream_stream(_DECODE)(metadata=(*metadata, *stream_headers.get()))
-            stream = _GrpcStream(call, self._translate, lambda: self._metadata() != metadata)
+            ask = partial(self._require_life, channel)
+            stream = _GrpcStream(
+                call, self._translate, lambda: self._metadata() != metadata, self._silence_s, ask
+            )
             try:
                 yield stream
             finally:
                 await stream.end()
+
+    async def _require_life(self, channel: grpc.aio.Channel) -> None:
+        """The core of a process answers pings whatever has become of the rest: only a call shows whether that lives."""
+        ask, request, timeout_s = _stub(channel).Describe, describe_request(), self._silence_s
+        try:
+            await ask(request, timeout=timeout_s, metadata=self._metadata())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                raise self._translate(error) from None
 
     async def close(self) -> None:
         """Close the link."""
@@ -152,7 +166,14 @@ def _stub(channel: grpc.aio.Channel) -> Any:
 
 
 class _GrpcStream:
-    def __init__(self, call: Any, translate: Any, has_new_token: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        call: Any,
+        translate: Any,
+        has_new_token: Callable[[], bool],
+        silence_s: float,
+        require_life: Callable[[], Awaitable[None]],
+    ) -> None:
         self.traffic = Traffic()
         self._call = call
         self._writer = RequestWriter()
@@ -162,6 +183,9 @@ class _GrpcStream:
         """Outlives whoever waits for it: of a read that is cancelled grpc.aio keeps the message for good."""
         self._translate = translate
         self._has_new_token = has_new_token
+        self._silence_s = silence_s
+        self._require_life = require_life
+        """Raises what is wrong; asked whenever nothing has come for `silence_s`."""
 
     async def send(self, message: ClientMessage) -> None:
         request = self._writer.write(message)
@@ -174,11 +198,8 @@ class _GrpcStream:
             return
 
     async def receive(self) -> ServerMessage | None:
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
         try:
-            data = await asyncio.shield(self._reading)
-            self._reading = None
+            data = await self._read()
             if data is grpc.aio.EOF:
                 await self._raise_for_status()
                 return None
@@ -191,6 +212,14 @@ class _GrpcStream:
         if isinstance(message, ErrorMessage):
             self._require_same_token(message.status)
         return message
+
+    async def _read(self) -> Any:
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+        while not (await asyncio.wait({self._reading}, timeout=self._silence_s))[0]:
+            await self._require_life()
+        data, self._reading = self._reading.result(), None
+        return data
 
     async def end(self) -> None:
         """Cancel it where it is still open."""
