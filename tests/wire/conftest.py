@@ -110,6 +110,7 @@ async def relayed(
             server = Server(relay, ServerConfig("127.0.0.1:0"))
             await server.start()
             stack.push_async_callback(server.stop, 0)
+            await relay.connected()  # who asks it before is told that nobody is there
             above = GrpcHop(server.address) if hop == "grpc" else InProcessHop(relay)
             relays.insert(0, relay)
         yield relays, above

@@ -716,6 +716,7 @@ async def test_a_chain_is_encrypted_on_both_hops(serve: Any, keys: Keys) -> None
         relay = Relay(Verifier(engine, TargetInfo("t", "0")), above, name="relay")
         server = Server(relay, ServerConfig("127.0.0.1:0", tls=keys.serving, access=first))
         await server.start()
+        await relay.connected()
         try:
             drafter = TableDrafter(64, target_seed=0, agreement=0.8, scale=2.0)
             async with Client(GrpcHop(server.address, calling=keys.calling("acme")), drafter) as client:
