@@ -57,8 +57,10 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 -m "not slow and not gpu"
 
 test-slow: $(READY_SLOW)
-	@$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu"
-	@$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu"
+	@status=0; \
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu" || status=1; \
+	$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu" || status=1; \
+	exit $$status
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -14,10 +14,12 @@ import yaml
 from paceline.cli.authority import fill_folder
 from paceline.cloud.config import ServerConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
 from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.security import Calling
+from paceline.common.metrics import TextPace
 from paceline.edge.client import Client
 from paceline.edge.request import GenerationRequest
 
@@ -58,7 +60,9 @@ async def balanced(render: Any, folder: Path, binary: str) -> AsyncIterator[tupl
     """Two verifiers, Envoy before them, and a client that knows only Envoy."""
     fill_folder(folder, ("127.0.0.1",), ("acme",), 1)
     servers = [
-        Server(Verifier(TableEngine(64), TargetInfo(name, "test")), ServerConfig("127.0.0.1:0"))
+        Server(
+            Verifier(TableEngine(64), TargetInfo(name, "test"), metrics=Opened()), ServerConfig("127.0.0.1:0")
+        )
         for name in ("a", "b")
     ]
     for server in servers:
@@ -81,9 +85,22 @@ async def balanced(render: Any, folder: Path, binary: str) -> AsyncIterator[tupl
             await server.stop(0)
 
 
+class Opened(VerifierMetrics):
+    """Counts texts as they are taken; what else is counted may be so after a client has its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def session_opened(self, num_prompt_tokens: int, now_s: float) -> TextPace:
+        """See `VerifierMetrics`."""
+        self.count += 1
+        return super().session_opened(num_prompt_tokens, now_s)
+
+
 def counts(servers: list[Server]) -> list[int]:
-    """Steps that each verifier has run."""
-    return [one.verifier.describe().hops[0].num_written for one in servers]
+    """Texts that each verifier has taken."""
+    return [one.verifier.metrics.count for one in servers]
 
 
 async def test_streams_of_a_text_end_up_at_one_verifier(render: Any, tmp_path: Path) -> None:
