@@ -9,6 +9,7 @@ WORKERS ?= 4
 CORES ?= 2
 READY := .venv/.ready
 READY_SLOW := .venv/.ready-slow
+AUDIT := .venv/audit/bin/pip-audit
 PROTO := proto/paceline/v1/verifier.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO)
 
@@ -56,7 +57,7 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 -m "not slow and not gpu"
 
-test-slow: $(READY_SLOW)
+test-slow: $(READY_SLOW) $(AUDIT)
 	@status=0; \
 	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu" || status=1; \
 	$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu" || status=1; \
@@ -83,9 +84,12 @@ bench: $(READY)
 	@$(BIN)/paceline bench
 
 # In an environment of its own: it needs two dozen packages that nothing else here does.
-audit: $(READY)
-	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
-	  .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'; }
+$(AUDIT): $(READY)
+	@$(BIN)/python -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@touch $@
+
+audit: $(AUDIT)
 	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 docs: $(READY)
