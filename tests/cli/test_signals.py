@@ -9,10 +9,19 @@ import sys
 
 import grpc
 import psutil
+import pytest
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 PROMPT = "import os\nimport sys\n\n"
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Processes begun here can be interrupted, whatever began these tests: a shell's background jobs cannot."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_ends_a_generation_quietly(start, verifier, pico) -> None:
