@@ -16,8 +16,8 @@ NUM_SLOW = 1_000
 LONG = replace(REQUEST, max_new_tokens=400)
 
 
-async def leave(client: Client, mode: str, after_events: int, after_s: float) -> bool:
-    """Cancel a text after so many events and so long; whether it had begun by then."""
+async def leave(client: Client, mode: str, after_events: int, after_s: float) -> tuple[bool, float]:
+    """Cancel a text after so many events and so long; whether it had begun by then, and when that was."""
     generation, reached = client.generate(LONG, mode), asyncio.Event()
 
     async def write() -> None:
@@ -31,10 +31,11 @@ async def leave(client: Client, mode: str, after_events: int, after_s: float) ->
     if after_events:
         await reached.wait()
     await asyncio.sleep(after_s)
+    left_s = asyncio.get_running_loop().time()
     writing.cancel()
     with suppress(asyncio.CancelledError):
         await writing
-    return bool(generation.report.token_ids)
+    return bool(generation.report.token_ids), left_s
 
 
 async def leave_often(count: int) -> tuple[int, list[float]]:
@@ -45,8 +46,8 @@ async def leave_often(count: int) -> tuple[int, list[float]]:
     async with Rig(Links()) as rig, rig.chain(2) as (address, relays), rig.links.client(address) as client:
         for index in range(count):
             mode, after_events = MODES[index % len(MODES)], dice.randrange(12)
-            num_begun += await leave(client, mode, after_events, dice.expovariate(100.0))
-            left_s = loop.time()
+            has_begun, left_s = await leave(client, mode, after_events, dice.expovariate(100.0))
+            num_begun += has_begun
             await rig.until_empty(relays)
             seconds.append(loop.time() - left_s)
         assert (await client.complete(REQUEST)).token_ids == rig.expected, "the chain is as good as before"
