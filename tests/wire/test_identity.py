@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -384,7 +385,8 @@ async def test_no_exception_text_leaves_the_process(
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (call if call is asked else stream.read())
             assert caught.value.code() is grpc.StatusCode.INTERNAL
-            assert "incident" in caught.value.details()
+            # The second is what grpc.aio says by itself where the stream ended before its own request was out.
+            assert re.search("incident|^Internal error from Core$", caught.value.details())
             assert "hunter2" not in caught.value.details()
     assert caplog.text.count("hunter2") >= 2
 

@@ -243,6 +243,7 @@ async def test_parked_caches_make_room_and_go_with_the_verifier(serve: Any) -> N
             long = replace(OPEN, max_new_tokens=162, session_id=b"")
             await begin(hop, long, stack)
             assert served.verifier.num_parked == 0, "30 + 162 + a block, in pages: all of 256"
+        await until(lambda: not served.verifier.num_sessions)
         await left(hop, OPEN)
         await until(lambda: served.verifier.num_parked)
         served.verifier.drain(0.0)
