@@ -217,7 +217,11 @@ class _GrpcStream:
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._call.read())
         while not (await asyncio.wait({self._reading}, timeout=self._silence_s))[0]:
-            await self._require_life()
+            try:
+                await self._require_life()
+            except Unreachable:
+                if not self._reading.done():  # what the stream itself says meanwhile says more
+                    raise
         data, self._reading = self._reading.result(), None
         return data
 
