@@ -66,7 +66,7 @@ Claim = tuple[int, Probs]
 def honest(target: Probs, dice: Any) -> Claim:
     """Draws from a law of its own, and says which."""
     own = 0.5 * target + 0.5 / VOCAB
-    return int(dice.choice(VOCAB, p=own / own.sum())), own
+    return int(np.searchsorted(own.cumsum(), dice.random() * own.sum())), own
 
 
 def least_likely(target: Probs, dice: Any) -> Claim:
@@ -323,19 +323,25 @@ def test_no_strategy_bends_the_law() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("rule", SAFE)
-def test_no_strategy_bends_the_law_over_many_texts(rule: Rule, record_property: Any) -> None:
-    """The same over ten thousand texts a strategy; see docs/promises.md for what was run."""
-    for name in STRATEGIES:
-        one = fit_of(name, rule, NUM_TEXTS)
-        record_property(name, str(one))
-        assert one.is_good, (name, one)
-    for name, one in power_check(NUM_TEXTS // 5).items():
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_strategy_bends_the_law_over_many_texts(name: str, rule: Rule, record_property: Any) -> None:
+    """The same over a hundred thousand texts of each strategy."""
+    one = fit_of(name, rule, NUM_TEXTS)
+    record_property("fit", str(one))
+    assert one.is_good
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_verifiers_that_believe_are_caught_over_many_texts(record_property: Any) -> None:
+    """The power of that test: what trusts a client fails it."""
+    for name, one in power_check(NUM_TEXTS // 10).items():
         record_property(name, str(one))
 
 
-NUM_TEXTS = 10_000
+NUM_TEXTS = 100_000
 
 
 def test_disconnecting_rolls_no_dice_again() -> None:

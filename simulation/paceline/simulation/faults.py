@@ -23,6 +23,7 @@ from paceline.cloud.quotas import UNLIMITED
 from paceline.common.errors import PacelineError, Status
 from paceline.common.hops.base import Hop
 from paceline.common.hops.first_reachable import FirstReachable
+from paceline.common.prefix import Prefix
 from paceline.common.sampling.history import History
 from paceline.common.sampling.law import greedy_token, target_law
 from paceline.common.sampling.noise import gumbel_pick
@@ -79,7 +80,7 @@ class Outcome:
 
 def reference(engine: TableEngine, request: GenerationRequest) -> list[int]:
     """What the target writes alone, for rules that decide it."""
-    text = list(request.prompt_token_ids)
+    text = Prefix(request.prompt_token_ids)
     history = History(request.prompt_token_ids)
     for position in range(len(text), request.end):
         row = engine.logits_after(text)
@@ -91,7 +92,7 @@ def reference(engine: TableEngine, request: GenerationRequest) -> list[int]:
         history.push(token_id)
         if token_id in request.stop_token_ids:
             break
-    return text[len(request.prompt_token_ids) :]
+    return text.list(len(request.prompt_token_ids))
 
 
 # --- a world at work --------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class TableEngine:
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The law itself: logits [vocab] of the token after `token_ids`."""
-        text = Prefix(token_ids)
+        text = token_ids if isinstance(token_ids, Prefix) else Prefix(token_ids)
         return self._logits(text.hash_at(len(text)))
 
     def _logits(self, prefix_hash: int) -> NDArray[np.float32]:

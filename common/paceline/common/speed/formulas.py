@@ -35,8 +35,17 @@ def predict_sync(costs: Costs, num_drafted: int) -> Prediction:
 
 
 def best_sync_length(costs: Costs) -> int:
-    """Tokens per block that give rounds the most tokens per second, by search."""
-    return max(range(_LONGEST_BLOCK + 1), key=lambda length: predict_sync(costs, length).tokens_per_s)
+    """Tokens per block that give rounds the most tokens per second: the first length that one more does not better.
+
+    Tokens of a round are concave in the length and its time is affine, so their ratio has no second peak.
+    """
+    rate = predict_sync(costs, 0).tokens_per_s
+    for length in range(_LONGEST_BLOCK):
+        longer = predict_sync(costs, length + 1).tokens_per_s
+        if longer <= rate:
+            return length
+        rate = longer
+    return _LONGEST_BLOCK
 
 
 def best_sync_length_closed(costs: Costs) -> float:

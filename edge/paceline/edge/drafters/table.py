@@ -65,12 +65,12 @@ class TableDrafter(ModelDrafter):
             vocab_size: number of token ids.
             target_seed: seed of the table target it should resemble.
             own_seed: seed of its errors.
-            agreement: 1 has the target's law exactly; 0 is unrelated to it.
+            agreement: 1 has the target's law exactly; 0 is unrelated to it; -1 likes best what it likes least.
             scale: as the target's (`table_logits`).
             max_length: context length it pretends to have.
         """
-        if not 0.0 <= agreement <= 1.0:
-            raise InvalidRequest(f"agreement={agreement} is not in 0..1", field="drafter.agreement")
+        if not -1.0 <= agreement <= 1.0:
+            raise InvalidRequest(f"agreement={agreement} is not in -1..1", field="drafter.agreement")
         self.num_tokens = vocab_size
         self.max_length = max_length
         self._target_seed = target_seed
@@ -83,4 +83,4 @@ class TableDrafter(ModelDrafter):
         """Logits after the prefix with this hash."""
         target = table_logits(prefix_hash, self.num_tokens, self._target_seed, self._scale)
         own = table_logits(prefix_hash, self.num_tokens, self._own_seed, self._scale)
-        return self._agreement * target + (np.float32(1) - self._agreement) * own
+        return self._agreement * target + (np.float32(1) - abs(self._agreement)) * own
