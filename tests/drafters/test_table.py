@@ -62,6 +62,12 @@ def test_more_agreement_agrees_more() -> None:
     assert shares[-1] == 1.0
 
 
+def test_the_opposite_likes_best_what_the_target_likes_least() -> None:
+    """At agreement -1 drafts are as bad as they can be."""
+    drafter = TableDrafter(32, agreement=-1.0)
+    assert all(drafter.logits(h).argmax() == table_logits(h, 32, 0).argmin() for h in range(100))
+
+
 def test_session_follows_the_prefix_hash() -> None:
     """What a session writes is the greedy text of its own logits, computed from nothing but the prefix."""
     drafter = TableDrafter(32)

@@ -1,6 +1,8 @@
 """Closed forms against search and against the tables they were derived for."""
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import builds, floats, just
 
 from paceline.common.errors import InvalidRequest
 from paceline.common.speed.costs import Costs
@@ -52,6 +54,22 @@ def test_the_closed_form_is_the_search(acceptance: float, round_trip_s: float) -
     """The best block length by Lambert's function lies within one token of the best by trying."""
     costs = phone(acceptance, round_trip_s)
     assert abs(best_sync_length_closed(costs) - best_sync_length(costs)) <= 1
+
+
+@given(
+    costs=builds(
+        Costs,
+        draft_s=floats(0, 1),
+        verify_fixed_s=floats(1e-6, 1),
+        verify_per_token_s=floats(0, 0.1),
+        round_trip_s=floats(0, 10),
+        acceptance=floats(0, 0.9999) | just(1.0),
+    )
+)
+def test_no_other_length_of_rounds_is_better(costs: Costs) -> None:
+    """The search stops at the first peak, and there is no other but by rounding."""
+    rates = [predict_sync(costs, length).tokens_per_s for length in range(257)]
+    assert rates[best_sync_length(costs)] == pytest.approx(max(rates), rel=1e-9)
 
 
 def test_break_even() -> None:
