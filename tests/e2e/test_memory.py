@@ -28,7 +28,7 @@ STAY_S = (40.0, 100.0)
 """What a client that was taken in stays."""
 IMPATIENCE_S = 10.0
 """How long a refused one waits at most, whatever it was told."""
-REST_BYTES = 64 << 20
+REST_BYTES = 96 << 20
 """All but weights and cache: buffers of sessions and connections, a step's own tensors, what the allocators keep."""
 METHOD = "/paceline.v1.VerifierService/Decode"
 NARROW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
@@ -160,7 +160,7 @@ async def test_memory_is_bounded_under_clients_that_vanish(models: Path, record_
     """Half an hour of ten clients per place, with the longest prompts: no more is ever resident than the loaded model,
     the whole cache and a bound on the rest; sessions and connections end; a second wave adds at most 5 %."""
     model = json.loads((models / "base" / "config.json").read_text())
-    num_cached = MAX_SESSIONS * model["max_position_embeddings"]
+    num_cached = (MAX_SESSIONS + 1) * model["max_position_embeddings"]
     per_token = 2 * 4 * model["num_hidden_layers"] * model["num_key_value_heads"] * model["head_dim"]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         metrics_port = probe.getsockname()[1]
