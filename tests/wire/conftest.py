@@ -3,10 +3,13 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.wire.keys import SECRET, Keys
 
+from paceline.cli.authority import Authority
 from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.server import Server
@@ -138,3 +141,13 @@ def drafters() -> dict[str, Callable[[], Any]]:
 def fingerprint() -> bytes:
     """The served target's tokenizer fingerprint."""
     return FINGERPRINT
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A CA, and a verifier's certificate for loopback."""
+    keys = Keys(tmp_path, Authority.create())
+    keys.authority.save(tmp_path)
+    keys.pair("server", hosts=["127.0.0.1"], tenant="relay")
+    (tmp_path / "secret").write_bytes(SECRET)
+    return keys

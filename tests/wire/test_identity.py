@@ -1,4 +1,4 @@
-"""Who is let in: certificates and tokens over real gRPC, renewed and running out under live streams."""
+"""Who is let in: certificates and tokens over real gRPC."""
 
 import asyncio
 import base64
@@ -6,8 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.wire.keys import Keys, claims, token
 
-from paceline.cli.authority import Authority, write_pair
+from paceline.cli.authority import Authority
 from paceline.cloud.config import AccessConfig, ServerConfig
 from paceline.cloud.engine.table import TableEngine
 from paceline.cloud.identity import Authenticator
@@ -47,54 +47,8 @@ from paceline.edge.request import GenerationRequest
 from paceline.relay.relay import Relay
 from paceline.v1 import verifier_pb2 as pb
 
-SECRET = b"a secret that is long enough to sign with"
 OPEN = Open((1, 2, 3), 4)
 REQUEST = GenerationRequest((1, 2, 3), 40)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """A folder with certificates, and who signed them."""
-
-    folder: Path
-    authority: Authority
-
-    def pair(self, name: str, authority: Authority | None = None, **what: Any) -> tuple[Path, Path]:
-        """Issue a certificate."""
-        write_pair(self.folder, name, *(authority or self.authority).issue(name, **what))
-        return self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
-
-    def calling(self, name: str = "", token: str = "") -> Calling:
-        """A client with the certificate and the token of these names."""
-        cert = self.folder / f"{name}.pem" if name else None
-        key = self.folder / f"{name}-key.pem" if name else None
-        return Calling(self.folder / "ca.pem", cert, key, self.folder / token if token else None)
-
-    @property
-    def serving(self) -> TlsFiles:
-        """The verifier's files; it asks for clients' certificates."""
-        return TlsFiles(self.folder / "server.pem", self.folder / "server-key.pem", self.folder / "ca.pem")
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    """A CA, and a verifier's certificate for loopback."""
-    keys = Keys(tmp_path, Authority.create())
-    keys.authority.save(tmp_path)
-    keys.pair("server", hosts=["127.0.0.1"], tenant="relay")
-    (tmp_path / "secret").write_bytes(SECRET)
-    return keys
-
-
-def claims(**changed: Any) -> dict[str, Any]:
-    """What a sound token says."""
-    return {"sub": "acme", "aud": "paceline", "exp": time.time() + 60, **changed}
-
-
-def token(key: Any = SECRET, algorithm: str = "HS256", **changed: Any) -> str:
-    """A token that holds, unless something is changed; None takes a claim out."""
-    kept = {name: value for name, value in claims(**changed).items() if value is not None}
-    return jwt.encode(kept, key, algorithm=algorithm)
 
 
 def both(keys: Keys, **tenants: frozenset[Rule]) -> ServerConfig:
@@ -512,168 +466,7 @@ async def test_what_keeps_ends_from_connecting_is_said(serve: Any, people: Keys)
             await hop.close()
 
 
-# --- renewal ----------------------------------------------------------------------------------------------------------
-
-
-async def test_certificates_are_renewed_under_live_texts(serve: Any, keys: Keys) -> None:
-    """Both ends' certificates and the CA change again and again while texts run: none breaks, none changes."""
-    keys.pair("acme", tenant="acme")
-    seen = []
-    async with (
-        serve(listening=ServerConfig("127.0.0.1:0", tls=keys.serving)) as served,
-        AsyncExitStack() as stack,
-    ):
-        hops = [GrpcHop(served.address, calling=keys.calling("acme")) for _ in range(4)]
-        clients = [await stack.enter_async_context(Client(hop)) for hop in hops]
-        requests = [replace(REQUEST, prompt_token_ids=(1, 2, index)) for index in range(1, 9)]
-
-        async def write_texts(client: Client) -> None:
-            for request in requests:
-                report = await client.complete(request, "cloud")
-                assert report.token_ids == served.text(request)
-                assert report.num_reconnects == 0
-                seen.append(client)
-
-        async def renew() -> None:
-            authority = keys.authority
-            for _ in range(6):
-                keys.pair("acme", authority, tenant="acme")
-                keys.pair("server", authority, hosts=["127.0.0.1"])
-                await asyncio.sleep(0.05)
-
-        await asyncio.gather(renew(), *map(write_texts, clients))
-        before = {id(hop._links._current) for hop in hops}
-        keys.pair("acme", tenant="acme")
-        await asyncio.gather(*map(write_texts, clients))
-        assert before.isdisjoint(id(hop._links._current) for hop in hops)
-        assert all(len(hop._links._links) == 1 for hop in hops)
-    assert len(seen) == 2 * len(clients) * len(requests)
-
-
-async def test_a_new_ca_takes_over_without_a_restart(serve: Any, keys: Keys) -> None:
-    """Whoever the old CA signed is out, whoever the new one signed is in; the text under way ends as it began."""
-    keys.pair("acme", tenant="acme")
-    fresh = Authority.create("new")
-    async with serve(listening=ServerConfig("127.0.0.1:0", tls=keys.serving)) as served:
-        old = Client(GrpcHop(served.address, calling=keys.calling("acme")))
-        await old.connect()
-        events = aiter(old.generate(REQUEST, "cloud"))
-        token_ids = [*(await anext(events)).token_ids]
-        old_pair = keys.pair("left", tenant="acme")
-        fresh.save(keys.folder)
-        keys.pair("server", fresh, hosts=["127.0.0.1"])
-        keys.pair("acme", fresh, tenant="acme")
-        async with Client(GrpcHop(served.address, calling=keys.calling("acme"))) as new:
-            assert (await new.complete(REQUEST, "cloud")).token_ids == served.text(REQUEST)
-        left = GrpcHop(
-            served.address, calling=Calling(keys.folder / "ca.pem", *old_pair), connect_timeout_s=0.3
-        )
-        with pytest.raises(NotTrusted):
-            await left.describe()
-        token_ids += [one async for event in events for one in event.token_ids]
-        assert token_ids == served.text(REQUEST)
-        await old.close()
-        await left.close()
-
-
-async def test_unusable_new_files_leave_the_old_ones_in_force(
-    serve: Any, keys: Keys, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A half-written certificate on either end stops nobody, and is logged."""
-    keys.pair("acme", tenant="acme")
-    async with (
-        serve(listening=ServerConfig("127.0.0.1:0", tls=keys.serving)) as served,
-        Client(GrpcHop(served.address, calling=keys.calling("acme"))) as client,
-    ):
-        (keys.folder / "acme.pem").write_bytes(b"-----BEGIN")
-        (keys.folder / "server.pem").unlink()
-        assert (await client.complete(REQUEST, "cloud")).token_ids == served.text(REQUEST)
-        keys.pair("late", tenant="acme")
-        async with Client(GrpcHop(served.address, calling=keys.calling("late"))) as late:
-            assert (await late.complete(REQUEST, "cloud")).token_ids == served.text(REQUEST)
-    assert caplog.text.count("going on with what was there before") >= 2
-
-
-# --- running out ------------------------------------------------------------------------------------------------------
-
-
-LONG = replace(REQUEST, max_new_tokens=60)
-
-
-def soon() -> int:
-    """When a token runs out that holds for one or two seconds: its clock has whole ones."""
-    return int(time.time()) + 2
-
-
-def slow() -> TableEngine:
-    """A target whose texts outlast a token."""
-    return TableEngine(64, spread=2.0, max_context=1024, step_s=0.05)
-
-
-async def test_a_token_that_runs_out_ends_the_stream(serve: Any, keys: Keys) -> None:
-    """Without a fresh one the text breaks off, UNAUTHENTICATED, told in-band; what came before is the text's start."""
-    file = keys.folder / "mine"
-    file.write_text(token(exp=soon()))
-    access = AccessConfig(keys.folder / "secret", leeway_s=0.0)
-    async with serve(slow(), listening=ServerConfig("127.0.0.1:0", access=access)) as served:
-        async with Client(GrpcHop(served.address, calling=Calling(token_file=file))) as client:
-            generation = client.generate(LONG, "cloud")
-            with pytest.raises(RemoteError, match="expired") as caught:
-                async for _ in generation:
-                    pass
-            assert (caught.value.status, caught.value.exit_code) == (Status.UNAUTHENTICATED, 6)
-            got = generation.report.token_ids
-            assert 0 < len(got) < 60
-            assert got == served.text(LONG)[: len(got)]
-        async with asyncio.timeout(5):
-            while served.verifier.num_sessions:
-                await asyncio.sleep(0.01)
-
-
-async def test_a_silent_stream_ends_with_its_token(serve: Any, keys: Keys) -> None:
-    """A stream on which nothing happens is closed when its token runs out: error first, then status."""
-    access = AccessConfig(keys.folder / "secret", leeway_s=0.0)
-    async with serve(listening=ServerConfig("127.0.0.1:0", access=access)) as served:
-        file = keys.folder / "mine"
-        file.write_text(token(exp=soon()))
-        hop = GrpcHop(served.address, calling=Calling(token_file=file))
-        async with hop.stream() as stream, asyncio.timeout(5):
-            message = await stream.receive()
-            assert isinstance(message, ErrorMessage)
-            assert (message.status, message.reason) == (Status.UNAUTHENTICATED, "UNAUTHENTICATED")
-            with pytest.raises(Unauthenticated):
-                await stream.receive()
-        await hop.close()
-
-
-async def test_a_fresh_token_carries_a_text_on(serve: Any, keys: Keys) -> None:
-    """Where the file was renewed in time the text goes on over a new stream and is the same."""
-    file = keys.folder / "mine"
-    file.write_text(token(exp=soon()))
-    access = AccessConfig(keys.folder / "secret", leeway_s=0.0)
-    async with (
-        serve(slow(), listening=ServerConfig("127.0.0.1:0", access=access)) as served,
-        Client(GrpcHop(served.address, calling=Calling(token_file=file))) as client,
-    ):
-        generation = client.generate(LONG, "cloud")
-        async for _ in generation:
-            if len(generation.report.token_ids) == 3:
-                file.write_text(token())
-        assert generation.report.token_ids == served.text(LONG)
-        assert generation.report.num_reconnects == 1
-
-
-async def test_connections_are_made_anew_after_their_age(serve: Any, keys: Keys) -> None:
-    """Whoever is connected has to prove again who they are after a while; texts under way resume."""
-    keys.pair("acme", tenant="acme")
-    config = ServerConfig("127.0.0.1:0", tls=keys.serving, max_connection_age_s=0.3, connection_grace_s=0.2)
-    async with (
-        serve(slow(), listening=config) as served,
-        Client(GrpcHop(served.address, calling=keys.calling("acme"))) as client,
-    ):
-        report = await client.complete(REQUEST, "cloud")
-        assert report.token_ids == served.text(REQUEST)
-        assert report.num_reconnects >= 1
+# --- what a certificate says ------------------------------------------------------------------------------------------
 
 
 def test_a_resumed_tls_session_proves_nothing(keys: Keys) -> None:
