@@ -116,7 +116,9 @@ async def test_several_cuts_in_one_text_change_nothing(record_property: Any) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(2, 2 + len(RANDOM_CELLS)))
-async def test_many_texts_with_several_cuts_are_the_same(tmp_path: Path, seed: int, record_property: Any) -> None:
+async def test_many_texts_with_several_cuts_are_the_same(
+    tmp_path: Path, seed: int, record_property: Any
+) -> None:
     """The same over ten times a thousand texts, spread over hops and encryption."""
     hop, is_encrypted = RANDOM_CELLS[seed - 2]
     async with Rig(links(tmp_path, is_encrypted=is_encrypted)) as rig:

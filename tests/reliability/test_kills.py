@@ -92,7 +92,9 @@ async def test_many_killed_verifiers_change_nothing(count: int, point: Point, re
         writer = await write_until(fleet, all_steps, NUM_TOKENS)
         assert check(fleet.died_s, writer.written, record_property, f"{point}, {count}") <= RECOVERY_S
     assert fleet.died_at == set(all_steps)
-    assert writer.written.num_reconnects > 0.8 * len(all_steps), "the last step's death, and two in one, are none"
+    assert writer.written.num_reconnects > 0.8 * len(all_steps), (
+        "the last step's death, and two in one, are none"
+    )
 
 
 async def kill_both(count: int) -> tuple[Fleet, Writer]:
@@ -131,7 +133,9 @@ async def kill_models(models: Path, count: int, num_kills: int) -> tuple[list[fl
     dice, loop, died_s = random.Random(count), asyncio.get_running_loop(), list[float]()
     prompt = Tokenizer(models / "base").encode("def add(first, second):\n    return first")
     requests = [
-        GenerationRequest(prompt, 48, SamplingParams(temperature), seed=seed, ignore_eos=True, provisional=True)
+        GenerationRequest(
+            prompt, 48, SamplingParams(temperature), seed=seed, ignore_eos=True, provisional=True
+        )
         for seed, temperature in enumerate((0.0, 0.8, 1.0))
     ]
     async with AsyncExitStack() as stack:

@@ -111,7 +111,7 @@ class Child:
         self.pid: int = self._process.pid
 
     def send_signal(self, number: int) -> None:
-        """SIGTERM drains, SIGSTOP freezes, SIGCONT thaws, SIGKILL kills; SIGUSR2 hangs the event loop."""
+        """SIGTERM drains, SIGSTOP freezes, SIGCONT thaws, SIGKILL kills; SIGUSR2 hangs a server's event loop."""
         os.kill(self.pid, number)
 
     def hear(self) -> Any:
@@ -291,7 +291,6 @@ def _write(address: str, seed: int, num_tokens: int, peer_timeout_s: float, pare
 
 
 async def _write_one(hop: GrpcHop, seed: int, num_tokens: int, parent: Connection) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, time.sleep, _HANG_S)
     async with Client(hop) as client:
         generation, has_begun = client.generate(table_request(seed, num_tokens), "cloud"), False
         async for event in generation:
