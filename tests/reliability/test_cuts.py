@@ -24,12 +24,12 @@ def links(folder: Path, *, is_encrypted: bool, peer_timeout_s: float = 10.0) -> 
     return encrypted(folder, peer_timeout_s) if is_encrypted else Links(peer_timeout_s=peer_timeout_s)
 
 
-def check(tally: Tally, record_property: Any, what: str) -> None:
-    """What P1 promises; says what was done."""
+def check(tally: Tally, record_property: Any, what: str, least: float = 0.3) -> None:
+    """What P1 promises; says what was done. At least so many breaks make a text reconnect."""
     record_property(what, str(tally))
     assert tally.num_changed == 0
     assert tally.num_breaks > 0.5 * tally.num_texts, "the cuts come while there is a text"
-    assert tally.num_reconnects > 0.3 * tally.num_breaks, "and texts survive them"
+    assert tally.num_reconnects > least * tally.num_breaks, "and texts survive them"
     assert tally.num_reconnects <= 1.05 * tally.num_breaks
 
 
@@ -123,4 +123,7 @@ async def test_many_texts_with_several_cuts_are_the_same(
     hop, is_encrypted = RANDOM_CELLS[seed - 2]
     async with Rig(links(tmp_path, is_encrypted=is_encrypted)) as rig:
         what = f"{hop}{', encrypted' if is_encrypted else ''}"
-        check(await rig.texts(hop, several(seed, NUM_RANDOM), MODES), record_property, what)
+        tally = await rig.texts(hop, several(seed, NUM_RANDOM), MODES)
+    check(
+        tally, record_property, what, 0.1 if is_encrypted else 0.3
+    )  # many cut the handshakes of one reconnect
