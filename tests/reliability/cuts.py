@@ -95,7 +95,7 @@ def encrypted(folder: Path, peer_timeout_s: float = 10.0) -> Links:
 
 def _verifier(engine: TableEngine) -> Verifier:
     """On the event loop, as the drafters are: threads would cost most of the time."""
-    config = VerifierConfig(park_s=0.0)  # so that nothing may be held afterwards
+    config = VerifierConfig(park_s=0.0, max_sessions=512)  # so that nothing may be held afterwards
     return Verifier(engine, TargetInfo("table", "test"), config, runner=VirtualRunner(lambda _: STEP_S))
 
 

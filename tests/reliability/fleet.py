@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Self
 
+from paceline.common.hops.grpc import GrpcHop
 from paceline.edge.client import Client
 from paceline.edge.request import GenerationRequest, LinkEvent, Report, TokensEvent
 from paceline.simulation.faults import reference
@@ -21,6 +23,16 @@ from paceline.simulation.processes import (
 
 MODES = ("sync", "stream", "cloud", "auto")
 Fates = Iterator[tuple[Point, int] | None]
+Expected = Callable[[GenerationRequest], list[int]]
+
+
+async def sessions_of(address: str) -> int:
+    """Live ones."""
+    hop = GrpcHop(address)
+    try:
+        return (await hop.describe()).active_sessions
+    finally:
+        await hop.close()
 
 
 @dataclass
@@ -37,14 +49,22 @@ class Written:
 
 
 class Writer:
-    """Writes texts over one client."""
+    """Writes texts over one client.
 
-    def __init__(self, client: Client, written: Written | None = None) -> None:
+    Args:
+        client: of a fleet.
+        written: to go on with.
+        expected: what the target writes alone; None: the table model's.
+    """
+
+    def __init__(
+        self, client: Client, written: Written | None = None, expected: Expected | None = None
+    ) -> None:
         self.written = written or Written()
         self.has_begun = asyncio.Event()
         """The text under way has its first token."""
         self._client = client
-        self._target = table_target()
+        self._expected = expected or partial(reference, table_target())
 
     async def write(self, asked: GenerationRequest, mode: str) -> Report:
         """One text, compared with what the target writes alone."""
@@ -65,7 +85,7 @@ class Writer:
                         written.found_s.append(loop.time())
         written.num_texts += 1
         written.num_reconnects += generation.report.num_reconnects
-        written.num_changed += generation.report.token_ids != reference(self._target, asked)
+        written.num_changed += generation.report.token_ids != self._expected(asked)
         return generation.report
 
 
@@ -81,6 +101,8 @@ class Fleet:
     def __init__(self, count: int, fates: Fates, serving: Serving | None = None) -> None:
         self.processes: list[TableProcess] = []
         self.died_s: list[float] = []
+        self.died_at: set[tuple[Point, int]] = set()
+        """Fates that have come true."""
         self._fates = fates
         self._serving = serving or Serving()
         self._count = count
@@ -115,11 +137,13 @@ class Fleet:
             process = self.processes[index]
             while await asyncio.to_thread(process.wait) is None:
                 pass
-            died_s = process.last().died_s or asyncio.get_running_loop().time()
+            died_s = process.last().died_s
+            if died_s and process.serving.dies_at:
+                self.died_at.add(process.serving.dies_at)
             process.close()
             if self._is_closing:
                 return
-            self.died_s.append(died_s)
+            self.died_s.append(died_s or asyncio.get_running_loop().time())
             self.processes[index] = await self._start(process.address)
             if self._is_closing:
                 self.processes[index].send_signal(signal.SIGKILL)

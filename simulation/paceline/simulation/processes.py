@@ -36,6 +36,7 @@ VOCAB_SIZE = 64
 Point = Literal["before verify", "before commit", "before reply", "after reply"]
 POINTS: tuple[Point, ...] = get_args(Point)
 MAX_CONTEXT = 4096
+_PROMPT = (1, 2, 3, 1, 2)
 _PATIENCE_S = 60.0
 _HANG_S = 60.0
 _UNTIL_SENT_S = 0.005
@@ -54,7 +55,7 @@ class Serving:
     peer_timeout_s: float = PEER_TIMEOUT_S
     max_sessions: int = 256
     dies_at: tuple[Point, int] | None = None
-    """Kills itself (SIGKILL) at that point of that step, or verdict."""
+    """Kills itself (SIGKILL) at that point of the step that decides that token of a `table_request`; 1 is the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def table_drafter() -> TableDrafter:
 def table_request(seed: int, num_tokens: int = 48) -> GenerationRequest:
     """A text that tells when its link is lost and found; greedy with an even seed, sampled with an odd one."""
     return GenerationRequest(
-        (1, 2, 3, 1, 2),
+        _PROMPT,
         num_tokens,
         SamplingParams(0.8 if seed % 2 else 0.0),
         seed=seed,
@@ -94,8 +95,13 @@ def hop_to(addresses: Sequence[str], peer_timeout_s: float = PEER_TIMEOUT_S) -> 
     return FirstReachable({one: GrpcHop(one, peer_timeout_s=peer_timeout_s) for one in addresses})
 
 
-class _Child:
-    """A process that says things."""
+class Child:
+    """A process that says things.
+
+    Args:
+        target: what it runs, with the arguments and then its end of a pipe.
+        arguments: these.
+    """
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         self._ours, theirs = _context().Pipe()
@@ -107,6 +113,12 @@ class _Child:
     def send_signal(self, number: int) -> None:
         """SIGTERM drains, SIGSTOP freezes, SIGCONT thaws, SIGKILL kills; SIGUSR2 hangs a server's event loop."""
         os.kill(self.pid, number)
+
+    def hear(self) -> Any:
+        """What it says next."""
+        if not self._ours.poll(_PATIENCE_S):
+            raise TimeoutError("a process says nothing")
+        return self._ours.recv()
 
     def wait(self, timeout_s: float = _PATIENCE_S) -> int | None:
         """Its exit status, negative for a signal; None if it still runs then."""
@@ -120,13 +132,8 @@ class _Child:
         self._process.join()
         self._ours.close()
 
-    def _hear(self) -> Any:
-        if not self._ours.poll(_PATIENCE_S):
-            raise TimeoutError("a table process says nothing")
-        return self._ours.recv()
 
-
-class TableProcess(_Child):
+class TableProcess(Child):
     """A verifier or relay.
 
     Args:
@@ -135,23 +142,24 @@ class TableProcess(_Child):
 
     def __init__(self, serving: Serving) -> None:
         super().__init__(_serve, serving)
-        self.address: str = self._hear()
+        self.serving = serving
+        self.address: str = self.hear()
 
     def num_tasks(self) -> int:
         """Tasks of its event loop."""
         self.send_signal(signal.SIGUSR1)
-        return int(self._hear())
+        return int(self.hear())
 
     def last(self) -> Last:
         """What it said before it ended; nothing if somebody else killed it."""
         try:
-            said: Last = self._hear()
+            said: Last = self.hear()
         except EOFError:
             return Last()
         return said
 
 
-class WriterProcess(_Child):
+class WriterProcess(Child):
     """A client that writes a `table_request` and is told it token by token (mode `cloud`)."""
 
     def __init__(self, address: str, seed: int, num_tokens: int, peer_timeout_s: float) -> None:
@@ -159,11 +167,11 @@ class WriterProcess(_Child):
 
     def await_token(self) -> None:
         """Until it has the first token."""
-        self._hear()
+        self.hear()
 
     def text(self) -> list[int]:
         """The whole text, once it is complete."""
-        text: list[int] = self._hear()
+        text: list[int] = self.hear()
         return text
 
 
@@ -203,20 +211,18 @@ class _Fate:
     """Whether to die now."""
 
     def __init__(self, dies_at: tuple[Point, int] | None, parent: Connection) -> None:
-        self._point = dies_at[0] if dies_at else None
-        self._left = dies_at[1] if dies_at else 0
+        self._dies_at = dies_at
         self._parent = parent
 
-    def is_sealed(self, point: Point) -> bool:
-        """Whether the next such point is the last."""
-        return point == self._point and self._left == 1
+    def is_sealed(self, point: Point, length: int, count: int) -> bool:
+        """Whether this point is the last; `count` tokens are decided after the first `length` of the text."""
+        if self._dies_at is None or point != self._dies_at[0]:
+            return False
+        return length < len(_PROMPT) + self._dies_at[1] <= length + count
 
-    def at(self, point: Point) -> None:
+    def at(self, point: Point, length: int, count: int) -> None:
         """Come by a point."""
-        if point != self._point:
-            return
-        self._left -= 1
-        if not self._left:
+        if self.is_sealed(point, length, count):
             self._parent.send(Last(died_s=time.monotonic()))
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -239,10 +245,14 @@ class _MortalEngine(TableEngine):
         self._fate = fate
 
     def step(self, rows: Sequence[Row]) -> list[NumpyLogitRows]:
-        self._fate.at("before verify")
+        self._at("before verify", rows)
         logits = super().step(rows)
-        self._fate.at("before commit")
+        self._at("before commit", rows)
         return logits
+
+    def _at(self, point: Point, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._fate.at(point, row.past_length + len(row.token_ids) - row.num_logits + 1, row.num_logits)
 
 
 class _MortalVerifier(Verifier):
@@ -268,11 +278,12 @@ class _MortalVerifier(Verifier):
             if not isinstance(message, Verdict):
                 yield message
                 continue
-            self._fate.at("before reply")
+            decided = message.base, len(message.filled_token_ids) + message.num_accepted + 1
+            self._fate.at("before reply", *decided)
             yield message
-            if self._fate.is_sealed("after reply"):
+            if self._fate.is_sealed("after reply", *decided):
                 await asyncio.sleep(_UNTIL_SENT_S)
-            self._fate.at("after reply")
+            self._fate.at("after reply", *decided)
 
 
 def _write(address: str, seed: int, num_tokens: int, peer_timeout_s: float, parent: Connection) -> None:
