@@ -92,7 +92,7 @@ async def test_many_killed_verifiers_change_nothing(count: int, point: Point, re
         writer = await write_until(fleet, all_steps, NUM_TOKENS)
         assert check(fleet.died_s, writer.written, record_property, f"{point}, {count}") <= RECOVERY_S
     assert fleet.died_at == set(all_steps)
-    assert writer.written.num_reconnects > 0.8 * len(all_steps), (
+    assert writer.written.num_reconnects > 0.5 * len(all_steps), (
         "the last step's death, and two in one, are none"
     )
 
@@ -169,4 +169,4 @@ async def test_many_killed_verifiers_of_a_real_model_change_nothing(
     """At random moments, with the shipped target."""
     died_s, written = await kill_models(models, count, NUM_MODEL)
     assert check(died_s, written, record_property, f"shipped target, {count}") <= RECOVERY_S
-    assert written.num_reconnects > 0.5 * NUM_MODEL
+    assert written.num_reconnects > 0.3 * NUM_MODEL
