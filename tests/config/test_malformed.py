@@ -739,6 +739,15 @@ CASES = (
         "range",
     ),
     Case(
+        "negative-idleness",
+        "model: models/mid",
+        "model: m, idle_s: -1",
+        12,
+        "hops[1].target.idle_s",
+        "not at least 0",
+        "range",
+    ),
+    Case(
         "negative-parking",
         "model: models/mid",
         "model: m, park_s: -1",

@@ -197,6 +197,7 @@ async def test_one_that_is_left_alone_is_asked_where_no_other_answers() -> None:
         (DONE, "metro"),
         (Draining(5.0), "city"),
         (ErrorMessage(Status.UNAVAILABLE, "UNREACHABLE", "its upstream is away"), "city"),
+        (ErrorMessage(Status.UNAVAILABLE, "IDLE", "its client said nothing"), "metro"),
         (REFUSED_BLOCK, "metro"),
     ],
 )

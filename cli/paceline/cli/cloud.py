@@ -51,6 +51,14 @@ Listen = Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.",
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].", envvar="PACELINE_DEVICE")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="PACELINE_DTYPE")]
 MaxSessions = Annotated[int, typer.Option(min=1, help="Sessions at a time.", envvar="PACELINE_MAX_SESSIONS")]
+IdleS = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds a client may leave its session waiting before its place is given up; 0: for ever.",
+        envvar="PACELINE_IDLE_S",
+    ),
+]
 ParkS = Annotated[
     float,
     typer.Option(
@@ -197,6 +205,7 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
+    idle_s: IdleS = 60.0,
     park_s: ParkS = 60.0,
     max_parked_sessions: MaxParkedSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
@@ -250,6 +259,7 @@ def relay(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_sessions: MaxSessions = 64,
+    idle_s: IdleS = 60.0,
     park_s: ParkS = 60.0,
     max_parked_sessions: MaxParkedSessions = 64,
     kv_cache_tokens: KvCacheTokens = None,
@@ -304,6 +314,7 @@ def serving_of(options: dict[str, Any]) -> Serving:
         verify_floor_s=options["verify_floor_ms"] / 1000,
         verifier=VerifierConfig(
             max_sessions=options["max_sessions"],
+            idle_s=options["idle_s"],
             park_s=options["park_s"],
             max_parked_sessions=options["max_parked_sessions"],
             receipt_keys=_receipt_keys(options.get("receipt_key")),

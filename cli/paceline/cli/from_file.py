@@ -27,7 +27,7 @@ _SECTION = ("revision", "vocab_size", "seed")
 _TARGET = ("device", "dtype", "kv_cache_tokens", "max_round_ms")
 _CONFIG = (
     "max_sessions", "max_draft_tokens", "max_blocks_in_flight", "max_step_tokens", "prefill_chunk_tokens",
-    "park_s", "max_parked_sessions", "receipt_key", "require_receipts",
+    "idle_s", "park_s", "max_parked_sessions", "receipt_key", "require_receipts",
 )  # fmt: skip
 
 

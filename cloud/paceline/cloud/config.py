@@ -38,6 +38,9 @@ class VerifierConfig:
     """Replies a client may leave unread before its session stops filling; others are not affected."""
     hop_name: str = ""
     """What reports and counters call this hop."""
+    idle_s: float = 60.0
+    """How long a client may leave its session waiting for a draft, or replies unread, seconds; its place is given up
+    then, and its cache kept as that of a stream that broke off. 0: for ever."""
     park_s: float = 60.0
     """How long the cache of a stream that broke off is kept for whoever comes back, seconds; 0 keeps none."""
     max_parked_sessions: int = 64

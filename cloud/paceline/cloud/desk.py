@@ -16,7 +16,7 @@ from paceline.cloud.caches import Caches
 from paceline.cloud.config import VerifierConfig
 from paceline.cloud.engine.base import Row, TargetEngine
 from paceline.cloud.fill import Load
-from paceline.cloud.incidents import broken_target, going_away, incident, time_is_up
+from paceline.cloud.incidents import broken_target, going_away, incident, left_idle, time_is_up
 from paceline.cloud.metrics import VerifierMetrics
 from paceline.cloud.own_drafts import OwnDrafts
 from paceline.cloud.parking import Name
@@ -25,6 +25,7 @@ from paceline.cloud.quotas import Quotas
 from paceline.cloud.receipts import Receipts
 from paceline.cloud.scheduler import Planned, Scheduler
 from paceline.cloud.tally import Tally
+from paceline.cloud.timers import Timers
 from paceline.common.cost import CostLine
 from paceline.common.drafter import Drafter
 from paceline.common.errors import BadDraft, Fenced, InvalidRequest, PacelineError, TargetNumerics
@@ -93,10 +94,7 @@ class Desk:
         self._scheduler = Scheduler(config.max_step_tokens, config.prefill_chunk_tokens)
         self._ports: dict[int, Port] = {}
         self._sessions: dict[int, VerifierSession] = {}
-        self._due_s: dict[int, float] = {}
-        """Sessions that wait for a draft, and until when."""
-        self._ends_s: dict[int, float] = {}
-        """Deadlines that clients set."""
+        self._timers = Timers(config.idle_s)
         self._load = Load()
         self._tally = Tally(metrics)
         self._is_draining = False
@@ -123,7 +121,7 @@ class Desk:
         now_s = self.clock()
         paced = self._quotas.paced(now_s)
         turns = [paced.get(tenant, now_s) for tenant in self._scheduler.tenants]
-        times_s = (*turns, *self._due_s.values(), *self._ends_s.values(), *self._caches.parking.due_s)
+        times_s = (*turns, *self._timers.due_s, *self._caches.parking.due_s)
         return min(times_s, default=None)
 
     # --- what arrives -------------------------------------------------------------------------------------------------
@@ -172,6 +170,8 @@ class Desk:
         port.num_handled += 1
         if port.has_ended:
             return
+        if port.key in self._sessions:
+            self._timers.is_active(port.key, self.clock())
         with about(port.about):
             self._handle(port, message, arrived_s)
 
@@ -255,7 +255,8 @@ class Desk:
         self._ports[port.key] = port
         self._caches.give(port, session, needed)
         if request.deadline_s:
-            self._ends_s[port.key] = now_s + request.deadline_s
+            self._timers.end_at(port.key, now_s + request.deadline_s)
+        self._timers.is_active(port.key, now_s)
         if self._drafter is not None and request.fill is not FillPolicy.OFF:
             port.own_drafts = OwnDrafts(self._drafter, session)
         port.pace = self.metrics.session_opened(len(request.prompt_token_ids), self.clock())
@@ -291,8 +292,7 @@ class Desk:
         if self._ports.pop(port.key, None) is not None and port.session is not None:
             port.session.close()
             del self._sessions[port.key]
-            self._due_s.pop(port.key, None)
-            self._ends_s.pop(port.key, None)
+            self._timers.forget(port.key)
             self._admission.free(port.key, self.clock())
             self._quotas.closed(port.tenant)
             self._caches.take_back(port, port.session, parks=parks)
@@ -311,11 +311,13 @@ class Desk:
         """What the next step runs; empty if there is nothing to do yet."""
         now_s = self.clock()
         self._caches.parking.expire()
-        for key in _passed(self._due_s, now_s):
-            del self._due_s[key]
+        for key in self._timers.late_drafts(now_s):
             self._queue(self._ports[key])
-        for key in _passed(self._ends_s, now_s):
+        for key in self._timers.ended(now_s):
             self._fail(self._ports[key], time_is_up())
+        for key in self._timers.idle(now_s, self._scheduler):
+            self._tell(self._ports[key], left_idle(self.config.idle_s))
+            self.on_lost(self._ports[key])
         planned = self._scheduler.plan(self._sessions, self._own_draft, self._quotas.paced(now_s))
         self.metrics.planned(len(self._scheduler))
         planned = [part for part in planned if not self._is_clogged(part)]
@@ -326,7 +328,7 @@ class Desk:
 
     def _queue(self, port: Port) -> None:
         """It may have something to do; the sooner its turn, if its deadline would pass otherwise."""
-        ends_s = self._ends_s.get(port.key)
+        ends_s = self._timers.ends_s(port.key)
         is_late = ends_s is not None and port.is_late(self.clock(), ends_s, self._cost.fixed_s)
         self._scheduler.add(port.key, port.tenant, ends_s if is_late else None)
 
@@ -370,7 +372,7 @@ class Desk:
             now_s = self.clock()
             fill_at_s = port.patience.fill_at(now_s, self._cost.fixed_s + self._cost.per_token_s, self._load)
             if fill_at_s > now_s:
-                self._due_s[key] = fill_at_s
+                self._timers.wait_for_draft(key, fill_at_s)
                 return None
         return port.own_drafts.draft(self._cost) if port.own_drafts is not None else session.own_draft()
 
@@ -385,11 +387,13 @@ class Desk:
         """A client took replies it had left unread."""
         port.is_clogged = False
         if port.key in self._sessions:
+            self._timers.is_active(port.key, self.clock())
             self._queue(port)
 
     def _finish_part(self, port: Port, work: Work, logits: LogitRows, began_s: float) -> None:
         session = port.session
         assert session is not None, "only an open session takes part in a step"
+        self._timers.is_active(port.key, self.clock())
         try:
             if work.draft is None:
                 port.answer(session.on_prefilled(work, logits))
@@ -442,7 +446,3 @@ class Desk:
         self.metrics.failed(error, is_open=port.session is not None)
         with about(port.about):
             log.info("%s: %s", error.reason, error)
-
-
-def _passed(times: dict[int, float], now_s: float) -> list[int]:
-    return [key for key, due_s in times.items() if due_s <= now_s]

@@ -3,7 +3,7 @@
 import logging
 import uuid
 
-from paceline.common.errors import DeadlineExceeded, InternalError, TargetNumerics, Unreachable
+from paceline.common.errors import DeadlineExceeded, Idle, InternalError, TargetNumerics, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -40,3 +40,8 @@ def time_is_up() -> DeadlineExceeded:
     return DeadlineExceeded(
         "the client's time is up", field="deadline", cure="give it longer, or ask for less"
     )
+
+
+def left_idle(idle_s: float) -> Idle:
+    """What a session is told whose client leaves it waiting."""
+    return Idle(f"nothing was heard for {idle_s:g} s", field="session_id", cure="open it again to go on")

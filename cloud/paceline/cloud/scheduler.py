@@ -57,6 +57,9 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._queued)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._queued
+
     @property
     def tenants(self) -> Iterator[str]:
         """Those with somebody waiting."""

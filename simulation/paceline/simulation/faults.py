@@ -133,6 +133,7 @@ class _Run:
                 hop_name=f"hop-{index + 1}",
                 prefill_chunk_tokens=16,
                 max_draft_tokens=SHORT_BLOCK if is_last and is_short else 64,
+                idle_s=0.0,  # what stands still is to be seen
                 park_s=plan.park_s,
                 max_parked_sessions=plan.max_parked,
                 receipt_keys=(lambda: _FLEET_KEYS) if is_last else None,

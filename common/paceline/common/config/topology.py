@@ -188,6 +188,8 @@ class TargetSection(_Section):
     """What every step sleeps, to stand for a slow model, milliseconds (table)."""
     max_sessions: Count = 64
     """Sessions at a time; one more is refused."""
+    idle_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long a client may leave its session waiting before its place is given up, seconds; 0: for ever."""
     park_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     """How long the cache of a stream that broke off is kept for whoever comes back, seconds; 0 keeps none."""
     max_parked_sessions: Annotated[int, Field(ge=0)] = 64

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from paceline.common.errors import NotTrusted, PacelineError, Status, Unreachable
+from paceline.common.errors import Idle, NotTrusted, PacelineError, Status, Unreachable
 from paceline.common.hops.base import SESSION_HEADER, Elsewhere, Hop, Stream, stream_headers
 from paceline.common.hops.grpc import PEER_TIMEOUT_S, GrpcHop
 from paceline.common.hops.security import Calling
@@ -34,6 +34,8 @@ CONNECT_TIMEOUT_S = 1.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 _SOONEST_S = 0.001
+_IDLE = Idle("").reason
+"""A hop that says so is as good as before."""
 _MOST_TEXTS = 1024
 """Texts whose hops are remembered; of those that were lost and never came back, the last ones."""
 
@@ -250,7 +252,7 @@ class _Watched:
 def _goes_away(message: ServerMessage) -> bool:
     """Whether the hop still answers, but serves nobody new: it drains, or cannot reach its own upstream."""
     if isinstance(message, ErrorMessage):
-        return message.fatal and message.status is Status.UNAVAILABLE
+        return message.fatal and message.status is Status.UNAVAILABLE and message.reason != _IDLE
     return isinstance(message, Draining)
 
 
