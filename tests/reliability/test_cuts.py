@@ -103,7 +103,7 @@ def several(seed: int, count: int) -> Iterator[Breaks]:
 @pytest.mark.timeout(600)
 async def test_many_connections_that_swallow_one_direction_are_left(record_property: Any) -> None:
     """Nobody is told: either end notices by itself, and the text goes on over a new connection."""
-    async with Rig(Links(peer_timeout_s=2.0), at_a_time=128) as rig:
+    async with Rig(Links(peer_timeout_s=2.0), at_a_time=64) as rig:
         check(await rig.texts(HOPS[0], half_open(NUM_HALF_OPEN, 1100)), record_property, "half-open")
 
 
@@ -124,6 +124,5 @@ async def test_many_texts_with_several_cuts_are_the_same(
     async with Rig(links(tmp_path, is_encrypted=is_encrypted)) as rig:
         what = f"{hop}{', encrypted' if is_encrypted else ''}"
         tally = await rig.texts(hop, several(seed, NUM_RANDOM), MODES)
-    check(
-        tally, record_property, what, 0.1 if is_encrypted else 0.3
-    )  # many cut the handshakes of one reconnect
+    # Over TLS many of them cut the handshakes of one reconnect.
+    check(tally, record_property, what, 0.1 if is_encrypted else 0.3)
