@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from tests.wire.test_texts import PROMPT, SMALL, p_value, small_engine
 
-from paceline.cloud.config import VerifierConfig
+from paceline.cloud.config import ServerConfig, VerifierConfig
 from paceline.cloud.engine.table import TableEngine
+from paceline.cloud.server import Server
 from paceline.cloud.verifier import TargetInfo, Verifier
-from paceline.common.errors import PacelineError, Unreachable
+from paceline.common.errors import PacelineError, Unavailable, Unreachable
 from paceline.common.hops.base import Hop
+from paceline.common.hops.first_reachable import connect_to
+from paceline.common.hops.grpc import GrpcHop
 from paceline.common.hops.inproc import InProcessHop
 from paceline.common.session import RelaySession, Written
 from paceline.common.session import steered as steered_module
@@ -196,3 +199,25 @@ async def test_a_relay_that_drops_what_it_corrected_fails_the_same_test(
     monkeypatch.setattr(RelaySession, "drafts", accepted_only)
     monkeypatch.setattr(RelaySession, "on_written", remember)
     assert await chain_p_value(serve, relay, Rule.REJECTION, 1500, "sync") < 1e-6
+
+
+@pytest.mark.parametrize("num_others", [0, 1], ids=["the only one", "one of several"])
+async def test_a_relay_that_reached_nobody_says_so_itself(num_others: int) -> None:
+    """It answers: whoever asks it is told who does not, and not that the relay is away."""
+    away = [f"127.0.0.1:{port}" for port in (1, 2)]
+    above = GrpcHop(away[0], connect_timeout_s=0.3)
+    relay = Relay(Verifier(TableEngine(SMALL), TargetInfo("mid", "test")), above, name="relay")
+    server = Server(relay, ServerConfig("127.0.0.1:0"))
+    await server.start()
+    hop = connect_to([*away[1:][:num_others], server.address])
+    try:
+        async with asyncio.timeout(30):
+            while away[0] not in str(relay._fault):
+                await asyncio.sleep(0.01)
+        with pytest.raises(
+            Unavailable, match=f"{server.address} answers: .*no verifier answers at {away[0]}"
+        ):
+            await Client(hop).connect()
+    finally:
+        await hop.close()
+        await server.stop(0)

@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status as RichStatus
 from grpc_status import rpc_status
 
 from paceline.common.errors import Status
+from paceline.common.hops.base import REFUSAL_HEADER
 
 PUSHBACK = "grpc-retry-pushback-ms"
 
@@ -18,7 +19,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 async def abort(context: Any, status: Status, details: str, retry_after_s: float = 0.0) -> None:
     """End a call with this status."""
     code = getattr(grpc.StatusCode, status)
-    await context.abort(code, details, _told(code, details, retry_after_s) if retry_after_s > 0 else ())
+    told = _told(code, details, retry_after_s) if retry_after_s > 0 else ()
+    await context.abort(code, details, ((REFUSAL_HEADER, "1"), *told))
 
 
 def _told(code: Any, details: str, retry_after_s: float) -> tuple[tuple[str, str | bytes], ...]:

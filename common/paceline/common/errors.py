@@ -13,6 +13,7 @@
     ├── Busy                          no room now (RESOURCE_EXHAUSTED): retry after `retry_after_s`
     ├── DeadlineExceeded              the client's own deadline has passed (DEADLINE_EXCEEDED)
     ├── Unreachable                   nobody answers, or the link died (UNAVAILABLE): retry
+    │   ├── Unavailable               somebody answers, who cannot serve now (UNAVAILABLE): retry
     │   ├── Idle                      the client left its session waiting too long (UNAVAILABLE): open it again
     │   └── NotTrusted                certificates keep the ends from connecting (UNAVAILABLE): check them
     ├── BadReply                      the verifier broke the protocol (DATA_LOSS)
@@ -141,6 +142,10 @@ class DeadlineExceeded(PacelineError):
 class Unreachable(PacelineError):
     status = Status.UNAVAILABLE
     exit_code = 4
+
+
+class Unavailable(Unreachable):
+    pass
 
 
 class Idle(Unreachable):

@@ -13,6 +13,9 @@ from paceline.common.tracing import Headers
 SESSION_HEADER = "x-paceline-session"
 """The same on every stream of one text, so that a load balancer can lead it back to the verifier that had it."""
 
+REFUSAL_HEADER = "paceline-refusal"
+"""Comes with a status that a verifier or relay chose: gRPC has the same ones for links that break."""
+
 stream_headers: ContextVar[Headers] = ContextVar("stream_headers", default=())
 """What streams opened in this task carry beside their messages, for whoever stands between and looks into none."""
 

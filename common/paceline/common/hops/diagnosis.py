@@ -11,8 +11,10 @@ from paceline.common.errors import (
     PermissionDenied,
     Status,
     Unauthenticated,
+    Unavailable,
     Unreachable,
 )
+from paceline.common.hops.base import REFUSAL_HEADER
 
 _LET_IN = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -32,6 +34,8 @@ def translate(error: Any, address: str, *, is_encrypted: bool) -> PacelineError:
         is_encrypted: whether this side speaks TLS.
     """
     code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and _is_refusal(error):
+        return Unavailable(f"{address} answers: {details}", field="verifier")
     # What grpc.aio says when the link breaks under a message that is being written.
     broke = code is grpc.StatusCode.INTERNAL and details == "Internal error from Core"
     # This side never cancels a call and then reads it: a cancelled one is that of a server that was stopped.
@@ -49,6 +53,10 @@ def translate(error: Any, address: str, *, is_encrypted: bool) -> PacelineError:
     translated = PacelineError(details or code.name, field="verifier")
     translated.status = Status(code.name) if code.name in Status.__members__ else Status.INTERNAL
     return translated
+
+
+def _is_refusal(error: Any) -> bool:
+    return any(key == REFUSAL_HEADER for key, _ in error.trailing_metadata() or ())
 
 
 def distrust(details: str, address: str, *, is_encrypted: bool) -> NotTrusted | None:

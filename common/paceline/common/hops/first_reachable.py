@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from paceline.common.errors import Idle, NotTrusted, PacelineError, Status, Unreachable
+from paceline.common.errors import Idle, NotTrusted, PacelineError, Status, Unavailable, Unreachable
 from paceline.common.hops.base import SESSION_HEADER, Elsewhere, Hop, Stream, stream_headers
 from paceline.common.hops.grpc import PEER_TIMEOUT_S, GrpcHop
 from paceline.common.hops.security import Calling
@@ -52,8 +52,8 @@ class _Candidate:
     """When it may be asked again."""
     full_until_s: float = 0.0
     """Until then it told some text that it has no place."""
-    distrust: NotTrusted | None = None
-    """Why it was not connected to, if certificates are why."""
+    why: Unreachable | None = None
+    """Why it did not serve, where more is known than that nobody answered."""
 
     def failed(self, now_s: float) -> None:
         self.is_known = False
@@ -64,7 +64,7 @@ class _Candidate:
     def answered(self) -> None:
         self.is_known = True
         self.pause_s = self.due_s = 0.0
-        self.distrust = None
+        self.why = None
 
 
 @dataclass(slots=True)
@@ -192,15 +192,15 @@ class FirstReachable:
             async with asyncio.timeout(self._connect_timeout_s):
                 description = await candidate.hop.describe()
         except (TimeoutError, Unreachable) as error:
-            candidate.distrust = error if isinstance(error, NotTrusted) else None
+            candidate.why = error if isinstance(error, NotTrusted | Unavailable) else None
             candidate.failed(self.clock())
             return None
         candidate.answered()
         return description
 
     def _nobody(self) -> Unreachable:
-        distrusted = next((one.distrust for one in self._candidates if one.distrust is not None), None)
-        return distrusted or Unreachable(
+        why = next((one.why for one in self._candidates if one.why is not None), None)
+        return why or Unreachable(
             f"no verifier answers at {', '.join(one.name for one in self._candidates)}",
             field="verifier",
             cure="start one with `paceline cloud serve`, or check the addresses",
