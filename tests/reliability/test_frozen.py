@@ -11,6 +11,7 @@ import pytest
 from tests.reliability.fleet import Writer, sessions_of
 
 from paceline.common.errors import PacelineError
+from paceline.common.hops.first_reachable import FIRST_PAUSE_S
 from paceline.common.hops.grpc import PEER_TIMEOUT_S
 from paceline.edge.client import Client
 from paceline.simulation.faults import reference
@@ -110,13 +111,28 @@ async def _has_sessions(process: TableProcess, count: int) -> float:
     return await until(is_so)
 
 
+async def _begun(chain: Chain, writer: Writer, at: TableProcess, mode: str) -> asyncio.Task[Any]:
+    """A text that is written there. On a busy machine a process may take so long to answer that another is asked."""
+    while True:
+        writing = asyncio.create_task(writer.write(table_request(1, chain.num_tokens), mode))
+        await writer.has_begun.wait()
+        if await sessions_of(at.address):
+            return writing
+        await writing
+        await asyncio.sleep(FIRST_PAUSE_S)
+
+
 async def _lost(
-    chain: Chain, client: Client, strike: Callable[[], None], num_lost: int = 1, mode: str = "cloud"
+    chain: Chain,
+    client: Client,
+    at: TableProcess,
+    strike: Callable[[], None],
+    num_lost: int = 1,
+    mode: str = "cloud",
 ) -> Writer:
-    """Write a text, and strike in the middle of it; its times are counted from then on."""
+    """Write a text there, and strike in the middle of it; its times are counted from then on."""
     loop, writer = asyncio.get_running_loop(), Writer(client)
-    writing = asyncio.create_task(writer.write(table_request(1, chain.num_tokens), mode))
-    await writer.has_begun.wait()
+    writing = await _begun(chain, writer, at, mode)
     strike()
     struck_s = loop.time()
     await writing
@@ -133,7 +149,7 @@ async def strike_a_verifier(timeout_s: float, how: int, other: str) -> Noticed:
         chain = Chain(stack, timeout_s)
         first = await chain.start()
         client = await chain.client(first.address, other)
-        writer = await _lost(chain, client, lambda: first.send_signal(how))
+        writer = await _lost(chain, client, first, lambda: first.send_signal(how))
         return {"by the client": writer.written.lost_s[0]}
 
 
@@ -155,7 +171,7 @@ async def strike_above_a_relay(timeout_s: float, how: int | BreakKind) -> Notice
                 swallow(how)
                 seconds.append(asyncio.create_task(_has_sessions(first, 0)))
 
-        await _lost(chain, client, strike, 0, "sync")
+        await _lost(chain, client, first, strike, 0, "sync")
         return dict(zip(("by the relay", "by the verifier"), [await one for one in seconds], strict=False))
 
 
@@ -174,7 +190,7 @@ async def strike_a_relay(timeout_s: float, how: int, other: str) -> Noticed:
             if how != HUNG:
                 let_go.append(asyncio.create_task(_has_sessions(verifier, 0)))
 
-        writer = await _lost(chain, client, strike)
+        writer = await _lost(chain, client, relay, strike)
         return dict(
             zip(
                 ("by the client", "by the verifier"),
@@ -226,7 +242,7 @@ async def strike_a_link(timeout_s: float, how: BreakKind, num_relays: int, other
             swallow(how)
             let_go.append(asyncio.create_task(_has_sessions(first, 0)))
 
-        writer = await _lost(chain, client, strike, mode="sync")
+        writer = await _lost(chain, client, first, strike, mode="sync")
         above = "by the relay" if num_relays else "by the verifier"
         return {"by the client": writer.written.lost_s[0], above: await let_go[0]}
 
