@@ -128,7 +128,10 @@ def test_the_text_is_one_in_every_cell(part: int, record_property: Any) -> None:
     """Twenty prompts of 128 tokens in every cell, in parts that can go side by side."""
     cells = CELLS[part::NUM_PARTS]
     record_property("cells", len(cells))
-    record_property("tokens", sum(tokens_of(cell, NUM_PROMPTS) for cell in cells))
+    tokens = sum(tokens_of(cell, NUM_PROMPTS) for cell in cells)
+    record_property("tokens", tokens)
+    beside = sum(-NUM_PROMPTS % cell.load for cell in cells)
+    assert tokens == len(cells) * NUM_PROMPTS * NUM_TOKENS + beside * NUM_BESIDE, "every text is whole"
 
 
 @pytest.mark.parametrize("fault", ["cut", "verifier lost", "drain"])
