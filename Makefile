@@ -5,8 +5,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 BIN := .venv/bin
 # Side by side: three quarters of the time of most tests go by in links and floors that are slow on purpose.
 WORKERS ?= 4
-# Slow tests compute; those that measure times come last, one by one.
+# Slow tests compute; those that measure times come last, one by one. Each part is a sitting of its own if you like.
 CORES ?= 2
+PARTS ?= most vast timed
 READY := .venv/.ready
 READY_SLOW := .venv/.ready-slow
 AUDIT := .venv/audit/bin/pip-audit
@@ -59,8 +60,15 @@ test: $(READY)
 
 test-slow: $(READY_SLOW) $(AUDIT)
 	@status=0; \
-	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20 -m "slow and not timed and not gpu" || status=1; \
-	$(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu" || status=1; \
+	side_by_side="$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20"; \
+	for part in $(PARTS); do \
+	  case $$part in \
+	    most) $$side_by_side -m "slow and not vast and not timed and not gpu";; \
+	    vast) $$side_by_side -m "slow and vast and not gpu";; \
+	    timed) $(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu";; \
+	    *) echo "error: PARTS has $$part; say some of: most vast timed"; exit 2;; \
+	  esac || status=1; \
+	done; \
 	exit $$status
 
 check: $(READY)

@@ -155,6 +155,7 @@ async def wave(watch: Watch, opening: Open, seconds: float) -> Crowd:
 
 
 @pytest.mark.slow
+@pytest.mark.vast
 @pytest.mark.timeout(3600)
 async def test_memory_is_bounded_under_clients_that_vanish(models: Path, record_property: Any) -> None:
     """Half an hour of ten clients per place, with the longest prompts: no more is ever resident than the loaded model,

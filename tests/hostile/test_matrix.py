@@ -122,6 +122,7 @@ def test_the_text_is_one_wherever_it_is_written() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.vast
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(NUM_PARTS))
 def test_the_text_is_one_in_every_cell(part: int, record_property: Any) -> None:

@@ -323,6 +323,7 @@ def test_no_strategy_bends_the_law() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.vast
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("rule", SAFE)
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -334,6 +335,7 @@ def test_no_strategy_bends_the_law_over_many_texts(name: str, rule: Rule, record
 
 
 @pytest.mark.slow
+@pytest.mark.vast
 @pytest.mark.timeout(3600)
 def test_verifiers_that_believe_are_caught_over_many_texts(record_property: Any) -> None:
     """The power of that test: what trusts a client fails it."""

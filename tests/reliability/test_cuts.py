@@ -114,6 +114,7 @@ async def test_several_cuts_in_one_text_change_nothing(record_property: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.vast
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(2, 2 + len(RANDOM_CELLS)))
 async def test_many_texts_with_several_cuts_are_the_same(
