@@ -124,21 +124,35 @@ def test_records_are_counted_as_messages() -> None:
 
 def guessed(recordings: Sequence[Sequence[int]], num_prompts: int) -> float:
     """Share of prompts guessed right by the nearest other recording; among equally near ones a guess is as good as
-    the share of the right prompt. All are cut to one length, before the end of the shortest: how many records there are
-    is not to be seen, only how large they are.
+    the share of the right prompt. Two are compared as far as the shorter one goes, without its end: how many records
+    there are is not to be seen, only how large they are.
 
     Args:
         recordings: record sizes in order; of every prompt in turn, as often as there are runs.
     """
-    length = min(len(one) for one in recordings) - END_RECORDS
-    sizes = np.array([one[:length] for one in recordings])
+    lengths = [max(len(one) - END_RECORDS, 0) for one in recordings]
+    sizes = np.full((len(recordings), max(lengths)), np.nan)
+    for row, one, length in zip(sizes, recordings, lengths, strict=True):
+        row[:length] = one[:length]
     prompts = np.arange(len(recordings)) % num_prompts
     right = 0.0
     for index, one in enumerate(sizes):
-        distances = np.abs(sizes - one).sum(axis=1)
-        distances[index] = np.iinfo(distances.dtype).max
-        right += float(np.mean(prompts[distances == distances.min()] == prompts[index]))
+        apart = np.abs(sizes - one)
+        num_shared = np.isfinite(apart).sum(axis=1)
+        distances = np.where(num_shared > 0, np.nansum(apart, axis=1) / np.maximum(num_shared, 1), np.inf)
+        others = np.arange(len(sizes)) != index
+        nearest = others & (distances == distances[others].min())
+        right += float(np.mean(prompts[nearest] == prompts[index]))
     return right / len(sizes)
+
+
+def test_a_recording_of_hardly_anything_spoils_no_other() -> None:
+    """Whoever writes a text in two records shows nothing; the others are as near to each other as they are."""
+    two_prompts = [[7, 7, 9, 0, 0], [7, 8, 9, 0, 0, 0]] * 3
+    end = [0] * END_RECORDS
+    assert guessed([one + end for one in two_prompts], 2) == 1.0
+    assert guessed([*(one + end for one in two_prompts), [7], [7]], 2) > 0.75
+    assert guessed([[7] * length for length in (9, 5, 8, 6, 7, 5)], 2) == pytest.approx(0.4)
 
 
 def most_by_chance(num_prompts: int, num_recordings: int) -> float:
