@@ -9,6 +9,10 @@ WORKERS ?= 4
 # Each part is a sitting of its own if you like.
 CORES ?= 3
 PARTS ?= most vast timed
+SIDE_BY_SIDE = -n $(CORES) --dist worksteal --durations=20
+SLOW_most = $(SIDE_BY_SIDE) -m "slow and not vast and not timed and not gpu"
+SLOW_vast = $(SIDE_BY_SIDE) -m "slow and vast and not gpu"
+SLOW_timed = --durations=0 -m "slow and timed and not gpu"
 READY := .venv/.ready
 READY_SLOW := .venv/.ready-slow
 AUDIT := .venv/audit/bin/pip-audit
@@ -60,16 +64,8 @@ test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 -m "not slow and not gpu"
 
 test-slow: $(READY_SLOW) $(AUDIT)
-	@status=0; \
-	side_by_side="$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --durations=20"; \
-	for part in $(PARTS); do \
-	  case $$part in \
-	    most) $$side_by_side -m "slow and not vast and not timed and not gpu";; \
-	    vast) $$side_by_side -m "slow and vast and not gpu";; \
-	    timed) $(BIN)/python -m pytest -q --durations=0 -m "slow and timed and not gpu";; \
-	    *) echo "error: PARTS has $$part; say some of: most vast timed"; exit 2;; \
-	  esac || status=1; \
-	done; \
+	@$(if $(filter-out most vast timed,$(PARTS)),$(error PARTS has $(PARTS); say some of: most vast timed))status=0; \
+	$(foreach part,$(PARTS),$(BIN)/python -m pytest -q $(SLOW_$(part)) || status=1;) \
 	exit $$status
 
 check: $(READY)
